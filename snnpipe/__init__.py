@@ -1,0 +1,42 @@
+"""Turn a trained PyTorch network into a spiking one by a pipeline of pure functions.
+
+>>> import torch, snnpipe
+>>> from snnpipe import pipe, trace, fuse, calibrate, to_snn
+"""
+
+from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric
+from snnpipe.errors import (
+    CalibrationError,
+    GraphError,
+    InputError,
+    SnnpipeError,
+    StageError,
+    ThresholdError,
+    ThresholdWarning,
+    TraceError,
+    UnsupportedError,
+)
+from snnpipe.kernels.neuron import Neuron, integrate_and_fire, leaky_integrate_and_fire, signed_memory
+from snnpipe.kernels.threshold import Threshold, ema, maximum, percentile, scaled
+from snnpipe.runtime.encoding import Encoding, constant, events, poisson
+from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.stage import pipe
+from snnpipe.stages.calibrate import calibrate
+from snnpipe.stages.fuse import fuse
+from snnpipe.stages.instrument import instrument
+from snnpipe.stages.replace import fixed, replace
+from snnpipe.stages.td_rewrite import td_rewrite
+from snnpipe.stages.to_snn import to_module, to_snn
+from snnpipe.stages.trace import trace
+from snnpipe.state import ConversionState, Event, Site, digest, state_equal
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DIFFERENTIAL", "RATE", "TD", "CalibrationError", "Clock", "Code", "ConversionState", "Encoding", "Event",
+    "GraphError", "InputError", "Neuron", "Site", "SnnpipeError", "SpikingNetwork", "StageError", "Threshold",
+    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "calibrate", "constant", "digest", "ema",
+    "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire", "leaky_integrate_and_fire", "maximum",
+    "percentile", "pipe", "poisson", "replace", "scaled", "signed_memory", "state_equal", "td_rewrite", "to_module",
+    "to_snn", "trace",
+]  # fmt: skip

@@ -1,0 +1,115 @@
+r"""Neural codes: how a train of events stands for a value.
+
+Knows the schedules of a code; what neurons and operators do with them is said elsewhere.
+
+A code is a pair of schedules :math:`(\alpha_t, a_t)`, t = 1, 2, ...  Events x_t decode to
+
+.. math:: X_t = \alpha_t X_{t-1} + a_t x_t, \qquad X_0 = 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import attrs
+
+
+class Clock(NamedTuple):
+    """A code read off at one step; the only thing a kernel needs to know about time.
+
+    Attributes:
+        t: the step, counted from 1.
+        alpha: weight of the value decoded so far.
+        a: weight of this step's events.
+        kappa: what a constant c must be multiplied by so that the events ``kappa_t c`` decode to c at every t.
+        gain: ``alpha_t a_{t-1} / a_t``, what a membrane potential (measured in events) is multiplied by
+            when time moves on by a step; 1 for RATE and TD.
+    """
+
+    t: int
+    alpha: float
+    a: float
+    kappa: float
+    gain: float
+
+
+@attrs.frozen
+class Code:
+    """A named pair of schedules.
+
+    Args:
+        name: what reports call it.
+        alpha: ``alpha(t)`` for t >= 1; the value at t = 1 is immaterial because X_0 = 0.
+        a: ``a(t)`` > 0 for t >= 1.
+
+    >>> [RATE.clock(t).kappa for t in (1, 2, 3)]
+    [1.0, 1.0, 1.0]
+    >>> [TD.clock(t).kappa for t in (1, 2, 3)]
+    [1.0, 0.0, 0.0]
+    """
+
+    name: str
+    alpha: Callable[[int], float]
+    a: Callable[[int], float]
+
+    def clock(self, t: int) -> Clock:
+        """The code at step ``t`` (from 1): ``kappa_t = (1 - alpha_t [t > 1]) / a_t``."""
+        a = self.a(t)
+        if t == 1:
+            return Clock(t, 0.0, a, 1.0 / a, 1.0)
+        alpha = self.alpha(t)
+        return Clock(t, alpha, a, (1.0 - alpha) / a, alpha * self.a(t - 1) / a)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _one(t: int) -> float:
+    return 1.0
+
+
+def _reciprocal(t: int) -> float:
+    return 1.0 / t
+
+
+def _before(t: int) -> float:
+    return (t - 1) / t
+
+
+@attrs.frozen
+class _Geometric:
+    beta: float
+
+    def __call__(self, t: int) -> float:
+        return self.beta**-t
+
+
+@attrs.frozen
+class _Rate(Code):
+    """RATE in closed form: kappa and gain are 1 exactly, where the quotients would round."""
+
+    def clock(self, t: int) -> Clock:
+        return Clock(t, (t - 1) / t, 1.0 / t, 1.0, 1.0)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+#: The decoded value is the running mean of the events.
+RATE = _Rate("RATE", _before, _reciprocal)
+#: The decoded value is the running sum of the events (temporal difference, sigma-delta).
+TD = Code("TD", _one, _one)
+#: The decoded value is the sum of the events weighted by 1/t (differential coding, DCGS, ICML 2025).
+DIFFERENTIAL = Code("DIFFERENTIAL", _one, _reciprocal)
+
+
+def geometric(beta: float) -> Code:
+    """Weighted spikes: the event at step t is worth ``beta**-t``.
+
+    >>> geometric(2.0).clock(3).a
+    0.125
+    """
+    if not beta > 0:
+        raise ValueError(f"geometric: beta must be positive, got {beta!r}")
+    return Code(f"geometric({beta:g})", _one, _Geometric(beta))

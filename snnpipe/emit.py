@@ -1,0 +1,144 @@
+"""From the frozen graph back to torch.fx: nodes become calls, parameter keys become attributes of a module tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from snnpipe.frozen import map_leaves, thaw
+from snnpipe.graph import Graph, Node, Param, Ref
+from snnpipe.ops.functions import Opaque
+from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, assign
+from snnpipe.ops.table import OPS
+
+#: A function on leaves of operands: references and parameters become fx nodes.
+Value = Callable[[Any], Any]
+
+
+def graph_module(graph: Graph, params: Mapping[str, Tensor]) -> fx.GraphModule:
+    """An ANN graph as a plain ``GraphModule`` around the very tensors of ``params``.
+
+    Neurons become ``SpikingNeuron`` modules, modules kept whole become ``OpaqueModule``.
+    """
+    target = fx.Graph()
+    env: dict[str, Any] = {}
+    value = reader(target, env)
+    for node in graph:
+        env[node.name] = placeholder(target, node) if node.op == "input" else emit(target, node, value)
+        if node.op == "encode":
+            env[node.name] = target.call_function(_first, (env[node.name],))
+    target.output(thaw(map_leaves(value, graph.output)))
+    return fx.GraphModule(module_tree(graph, params), target)
+
+
+def placeholder(target: fx.Graph, node: Node) -> fx.Node:
+    """The fx placeholder of an input node."""
+    default = (node["default"],) if "default" in node.operands else ()
+    made = target.create_node("placeholder", node["name"], default, name=node.name)
+    return described(made, node)
+
+
+def emit(target: fx.Graph, node: Node, value: Value, *extra: Any) -> fx.Node:
+    """Add the call of one node; ``extra`` arguments follow (a neuron's state and clock)."""
+    if node.op == "encode":
+        arguments = (thaw(map_leaves(value, node["input"])), *extra)
+        return described(target.create_node("call_module", neuron_path(node), arguments, name=node.name), node)
+    if node.op == "call":
+        args, kwargs = thaw(map_leaves(value, (node["args"], node["kwargs"])))
+        if isinstance(node["target"], Opaque):
+            made = target.create_node("call_module", opaque_path(node), args, kwargs, node.name)
+        else:
+            made = target.create_node("call_function", node["target"], args, kwargs, node.name)
+        return described(made, node)
+    op = OPS[node.op]
+    args, kwargs = op.signature.call_arguments(node.operands)
+    args, kwargs = thaw(map_leaves(value, (args, kwargs)))
+    return described(target.create_node("call_function", op.fn, args, kwargs, node.name), node)
+
+
+def reader(target: fx.Graph, env: Mapping[str, Any]) -> Value:
+    """A ``Value`` that looks references up in ``env`` and fetches each parameter once."""
+    fetched: dict[str, fx.Node] = {}
+
+    def value(leaf: Any) -> Any:
+        if isinstance(leaf, Ref):
+            return env[leaf.name]
+        if isinstance(leaf, Param):
+            if leaf.key not in fetched:
+                fetched[leaf.key] = target.get_attr(leaf.key)
+            return fetched[leaf.key]
+        return leaf
+
+    return value
+
+
+def module_tree(graph: Graph, params: Mapping[str, Tensor]) -> nn.Module:
+    """A module that holds the graph's tensors under their keys, and its neurons and whole modules."""
+    root = nn.Module()
+    modules = {neuron_path(node): node for node in graph if node.op == "encode"}
+    modules |= {opaque_path(node): node for node in graph if _is_opaque(node)}
+    for path, node in modules.items():
+        assign(root, path, _as_module(node, params))
+    owned = {node["threshold"].key for node in modules.values() if node.op == "encode"}
+    for key in sorted(graph.param_keys() - owned):
+        assign(root, key, params[key])
+    return root
+
+
+def described(made: fx.Node, node: Node) -> fx.Node:
+    """Attach where a node comes from, so that printed code says it."""
+    made.meta["snnpipe"] = (node.path, node.where, True)
+    file, _, line = node.where.rpartition(":")
+    if file:
+        made.stack_trace = f'  File "{file}", line {line}, in forward\n    {node.path}: {node.op}'
+    return made
+
+
+def neuron_path(node: Node) -> str:
+    """Where the module of an ``encode`` node sits in the tree."""
+    return str(node["threshold"].key).removesuffix(".threshold")
+
+
+def opaque_path(node: Node) -> str:
+    """Where a module kept whole sits in the tree; its weights sit under their own keys."""
+    return f"{node.path}__whole"
+
+
+def _as_module(node: Node, params: Mapping[str, Tensor]) -> nn.Module:
+    if node.op == "call":
+        return OpaqueModule(node["target"])
+    key = node["threshold"].key
+    return SpikingNeuron(node["neuron"], params[key], node["axis"], node["origin"], key)
+
+
+def _is_opaque(node: Node) -> bool:
+    return node.op == "call" and isinstance(node["target"], Opaque)
+
+
+def _first(pair: tuple[Tensor, Any]) -> Tensor:
+    return pair[0]
+
+
+def compiled(code: fx.Graph) -> Callable[..., Any]:
+    """The generated function of an fx graph; its first argument is the module that holds the tensors."""
+    source = code.python_code("self")
+    namespace: dict[str, Any] = dict(source.globals)
+    exec(compile(source.src, "<snnpipe>", "exec"), namespace)
+    return namespace["forward"]  # type: ignore[no-any-return]
+
+
+def cloned(params: Mapping[str, Tensor], *, requires_grad: bool | None = None) -> dict[str, Tensor]:
+    """Copies of the tensors, tied ones still tied; ``requires_grad`` overrides the parameters' own flag."""
+    copies: dict[int, Tensor] = {}
+    for tensor in params.values():
+        if id(tensor) not in copies:
+            copy = tensor.detach().clone()
+            if isinstance(tensor, nn.Parameter):
+                wanted = tensor.requires_grad if requires_grad is None else requires_grad
+                copy = nn.Parameter(copy, requires_grad=wanted and copy.is_floating_point())
+            copies[id(tensor)] = copy
+    return {key: copies[id(tensor)] for key, tensor in params.items()}
+
+

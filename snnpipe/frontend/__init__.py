@@ -1,0 +1,1 @@
+"""From torch to the frozen graph: tracing, spellings, in-place operations made functional."""

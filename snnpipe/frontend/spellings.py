@@ -1,0 +1,298 @@
+"""Which functions and methods of torch mean which op of the table: data, and the few that need a second look.
+
+A spelling may carry an ``adapt`` function ``(operands, seen) -> (op, operands) | None`` for cases where the op depends
+on the operands (``clamp(min=0)`` is a ``relu``); ``None`` means "no row fits: keep the call as it is".
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snnpipe.graph import Node, Param, Ref
+from snnpipe.ops.table import TABLE, Signature
+
+
+class Seen(Protocol):
+    """What an ``adapt`` function may look at and use while a graph is being lowered."""
+
+    def node(self, operand: Any) -> Node | None:
+        """The node behind an operand."""
+
+    def tensor(self, operand: Any) -> Tensor | None:
+        """The parameter or constant tensor behind an operand."""
+
+    def emit(self, op: str, **operands: Any) -> Ref:
+        """Add a helper node."""
+
+
+Operands = dict[str, Any]
+Adapt = Callable[[Operands, Seen], tuple[str, Operands] | None]
+
+
+@attrs.frozen
+class Spelling:
+    """One way to write an op: how its arguments are called, and what they decide."""
+
+    op: str
+    signature: Signature
+    adapt: Adapt | None = None
+
+
+def is_zero(operand: Any, seen: Seen) -> bool:
+    """Whether an operand is known to be zero: a literal, a fresh tensor of zeros, a constant zero tensor."""
+    if isinstance(operand, int | float) and not isinstance(operand, bool):
+        return operand == 0
+    if isinstance(operand, Param):
+        tensor = seen.tensor(operand)
+        return tensor is not None and not isinstance(tensor, torch.nn.Parameter) and not bool(tensor.any())
+    node = seen.node(operand)
+    if node is None:
+        return False
+    made = node.op in ("zeros_like", "new_zeros") or (node.op == "call" and node["target"] is torch.zeros)
+    return made or (node.op in ("full_like", "new_full") and is_zero(node.get("fill_value"), seen))
+
+
+def _clamp(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    low, high = operands.get("min"), operands.get("max")
+    if low is not None and is_zero(low, seen) and high is None:
+        return "relu", {"input": operands["input"]}
+    bounds = {name: value for name, value in (("min", low), ("max", high)) if value is not None}
+    return "clamp", {"input": operands["input"], **bounds}
+
+
+def _hardtanh(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    low, high = operands.get("min_val", -1.0), operands.get("max_val", 1.0)
+    return _clamp({"input": operands["input"], "min": low, "max": high}, seen)
+
+
+def _relu6(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    return "clamp", {"input": operands["input"], "min": 0.0, "max": 6.0}
+
+
+def _threshold(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    if is_zero(operands["threshold"], seen) and is_zero(operands["value"], seen):
+        return "relu", {"input": operands["input"]}
+    return None
+
+
+def _maximum(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    a, b = operands["input"], operands["other"]
+    if is_zero(b, seen):
+        return "relu", {"input": a}
+    if is_zero(a, seen):
+        return "relu", {"input": b}
+    return None
+
+
+_POSITIVE = (operator.gt, operator.ge, torch.gt, torch.ge, torch.greater, torch.greater_equal)
+_NEGATIVE = (operator.lt, operator.le, torch.lt, torch.le, torch.less, torch.less_equal)
+
+
+def _where(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    if "other" not in operands:
+        return None
+    condition, yes, no = operands["condition"], operands["input"], operands["other"]
+    test = seen.node(condition)
+    if test is not None and test.op == "call" and len(test["args"]) == 2:
+        x, bound = test["args"]
+        kept, dropped = (yes, no) if test["target"] in _POSITIVE else (no, yes)
+        known = test["target"] in _POSITIVE + _NEGATIVE
+        if known and kept == x and is_zero(bound, seen) and is_zero(dropped, seen):
+            return "relu", {"input": x}
+    return "where", operands
+
+
+def _batch_norm(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    if operands.get("training") or operands.get("running_mean") is None or operands.get("running_var") is None:
+        return None
+    return "batch_norm", {k: v for k, v in operands.items() if k not in ("training", "momentum") and v is not None}
+
+
+def _dropout(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    trains = operands.get("training", operands.get("train", True))
+    if trains is False or operands.get("p") == 0:
+        return "identity", {"input": operands["input"]}
+    return None
+
+
+def _scaled_sum(op: str) -> Adapt:
+    def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+        b, alpha = operands["other"], operands.get("alpha", 1)
+        if alpha != 1:
+            b = seen.emit("mul", a=b, b=alpha)
+        return op, {"a": operands["input"], "b": b}
+
+    return adapt
+
+
+def _rsub(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    a = operands["input"]
+    if operands.get("alpha", 1) != 1:
+        a = seen.emit("mul", a=a, b=operands["alpha"])
+    return "sub", {"a": operands["other"], "b": a}
+
+
+def _binary(op: str) -> Adapt:
+    def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+        if operands.get("rounding_mode") is not None:
+            return None
+        return op, {"a": operands["input"], "b": operands["other"]}
+
+    return adapt
+
+
+def _unary(op: str) -> Adapt:
+    def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+        return op, {"a": operands["input"]}
+
+    return adapt
+
+
+_METADATA = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "layout"})
+
+
+def _getattr(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    if operands["name"] in _METADATA:
+        return "attribute", operands
+    if operands["name"] == "data":
+        return "detach", {"input": operands["input"]}
+    if operands["name"] == "mT":
+        return "transpose", {"input": operands["input"], "dim0": -2, "dim1": -1}
+    return None
+
+
+def _to(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    """Linear only where the target is known to be floating point; anything else stays a call."""
+    target = operands["dtype"]
+    node = seen.node(target)
+    moves = isinstance(target, torch.device | str) or (
+        node is not None and node.op == "attribute" and node["name"] == "device"
+    )
+    if moves or (isinstance(target, torch.dtype) and target.is_floating_point):
+        return "to", operands
+    return None
+
+
+def _cast(dtype: torch.dtype) -> Adapt:
+    def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+        return "to", {"input": operands["input"], "dtype": dtype}
+
+    return adapt
+
+
+def _without(*names: str) -> Adapt:
+    """The op of the spelling unless one of the named flags is set."""
+
+    def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+        if any(operands.get(name) for name in names):
+            return None
+        return "", {key: value for key, value in operands.items() if key not in names}
+
+    return adapt
+
+
+def _filled(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    return "filled_like", {"input": operands["input"], "value": operands.get("value", 0.0)}
+
+
+_IN = "input inplace=False"
+_TWO = "input other"
+_POOL_F = "input kernel_size stride=None padding=0 dilation=1 ceil_mode=False return_indices=False"
+_DROP = "input p=0.5 training=True inplace=False"
+
+#: op, targets (functions, or names of tensor methods), signature of the spelling, adapt
+SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
+    ("relu", (F.relu, torch.relu, "relu"), _IN, None),
+    ("clamp", (torch.clamp, torch.clip, "clamp", "clip"), "input min=None max=None", _clamp),
+    ("clamp", (torch.clamp_min, "clamp_min"), "input min", _clamp),
+    ("clamp", (torch.clamp_max, "clamp_max"), "input max", _clamp),
+    ("clamp", (F.hardtanh,), "input min_val=None max_val=None inplace=False", _hardtanh),
+    ("clamp", (F.relu6,), _IN, _relu6),
+    ("relu", (F.threshold, torch.threshold), "input threshold value inplace=False", _threshold),
+    ("relu", (torch.maximum, torch.max, torch.fmax, "maximum", "max", "fmax"), _TWO, _maximum),
+    ("where", (torch.where,), "condition input other", _where),
+    ("where", ("where",), "input condition other", _where),
+    ("batch_norm", (F.batch_norm,), "input running_mean running_var weight=None bias=None training=False momentum=0.1"
+     " eps=1e-05", _batch_norm),
+    ("identity", (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout), _DROP,
+     _dropout),
+    ("identity", (torch.dropout,), "input p train", _dropout),
+    ("identity", (operator.pos,), "input", None),
+    ("add", (torch.add, "add"), "input other * alpha=1", _scaled_sum("add")),
+    ("sub", (torch.sub, torch.subtract, "sub", "subtract"), "input other * alpha=1", _scaled_sum("sub")),
+    ("sub", (torch.rsub, "rsub"), "input other alpha=1", _rsub),
+    ("mul", (torch.mul, torch.multiply, "mul", "multiply"), _TWO, _binary("mul")),
+    ("div", (torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide"),
+     "input other * rounding_mode=None", _binary("div")),
+    ("neg", (torch.neg, torch.negative, "neg", "negative"), "input", _unary("neg")),
+    ("matmul", (torch.matmul, "matmul", "__matmul__"), _TWO, _binary("matmul")),
+    ("matmul", (torch.mm, torch.bmm, "mm", "bmm"), "input other", _binary("matmul")),
+    ("max_pool1d", (F.max_pool1d,), _POOL_F, _without("return_indices")),
+    ("max_pool2d", (F.max_pool2d,), _POOL_F, _without("return_indices")),
+    ("max_pool3d", (F.max_pool3d,), _POOL_F, _without("return_indices")),
+    ("adaptive_max_pool1d", (F.adaptive_max_pool1d,), "input output_size return_indices=False",
+     _without("return_indices")),
+    ("adaptive_max_pool2d", (F.adaptive_max_pool2d,), "input output_size return_indices=False",
+     _without("return_indices")),
+    ("adaptive_max_pool3d", (F.adaptive_max_pool3d,), "input output_size return_indices=False",
+     _without("return_indices")),
+    ("cat", (torch.concat, torch.concatenate), "tensors dim=0", None),
+    ("to", ("to",), "input dtype * copy=False", _to),
+    ("to", ("float",), "input", _cast(torch.float32)),
+    ("to", ("double",), "input", _cast(torch.float64)),
+    ("to", ("half",), "input", _cast(torch.float16)),
+    ("to", ("bfloat16",), "input", _cast(torch.bfloat16)),
+    ("transpose", ("swapaxes", "swapdims", torch.swapaxes), "input dim0 dim1", None),
+    ("permute", (torch.permute,), "input dims", None),
+    ("reshape", (torch.reshape,), "input shape", None),
+    ("flip", (torch.flip,), "input dims", None),
+    ("split", ("split_with_sizes",), "tensor split_size_or_sections dim=0", None),
+    ("movedim", ("moveaxis", torch.moveaxis), "input source destination", None),
+    ("dim", ("ndimension",), "input", None),
+    ("numel", ("nelement",), "input", None),
+    ("attribute", (getattr,), "input name", _getattr),
+    ("set_item", (operator.setitem,), "input index value", None),
+    ("filled_like", ("copy",), "input value non_blocking=False", _filled),
+    ("filled_like", ("fill", "zero", torch.fill), "input value=0.0", _filled),
+)  # fmt: skip
+
+#: In-place operators of Python and the operator that gives their result.
+INPLACE_OPERATORS = {
+    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
+    operator.itruediv: operator.truediv, operator.imatmul: operator.matmul, operator.ipow: operator.pow,
+    operator.ifloordiv: operator.floordiv, operator.imod: operator.mod,
+}  # fmt: skip
+
+#: Functions and methods whose result is drawn at random.
+RANDOM = frozenset(
+    "rand randn randint randperm rand_like randn_like randint_like bernoulli multinomial normal poisson uniform "
+    "exponential geometric log_normal cauchy random rrelu dropout dropout1d dropout2d dropout3d alpha_dropout "
+    "feature_dropout feature_alpha_dropout gumbel_softmax".split()
+)
+
+
+def _dictionary() -> dict[Any, Spelling]:
+    known: dict[Any, Spelling] = {}
+    for op in TABLE:
+        if op.name == "call":
+            continue
+        known[op.fn] = Spelling(op.name, op.signature)
+        if hasattr(Tensor, op.name) and op.name not in ("attribute",):
+            known[op.name] = Spelling(op.name, op.signature)
+        if getattr(torch, op.name, None) is not None:
+            known.setdefault(getattr(torch, op.name), Spelling(op.name, op.signature))
+    for name, targets, signature, adapt in SPELLINGS:
+        for target in targets:
+            known[target] = Spelling(name, Signature.parse(signature), adapt)
+    return known
+
+
+#: Every known spelling: torch function or method name -> op.
+KNOWN: dict[Any, Spelling] = _dictionary()

@@ -1,0 +1,210 @@
+"""Tracing by ``torch.fx``: the model's ``forward`` is run once on symbols.
+
+torch's own modules are followed into their ``forward`` like the user's, so a model that calls ``nn.ReLU`` and one
+that calls ``F.relu`` give the same graph.  Those whose ``forward`` cannot be followed (``nn.LSTM``) stay whole, and so
+do the modules the user names as leaves.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from snnpipe.errors import TraceError
+from snnpipe.frontend.lowering import Lowered, lower
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+
+
+def symbolic(
+    root: nn.Module,
+    *,
+    inputs: tuple[str, ...] | None,
+    constants: Mapping[str, Any],
+    leaves: tuple[type[nn.Module], ...],
+) -> Lowered:
+    """Trace and lower ``root``, a private copy (``shadow``).
+
+    Args:
+        inputs: the arguments of ``forward`` that stay inputs; by default those without a default value.
+        constants: values for other arguments, instead of their defaults.
+        leaves: module classes to keep as one call.
+    """
+    for module in root.modules():
+        if isinstance(module, _NormBase) and type(module)._check_input_dim.__module__.startswith("torch.nn"):
+            module.__dict__["_check_input_dim"] = _accept  # it asks a symbol for its rank
+    tracer = _Tracer(inputs, dict(constants), leaves)
+    try:
+        graph = tracer.trace(root)
+    except TraceError:
+        raise
+    except Exception as error:
+        raise TraceError(_untraceable(error)) from error
+    return lower(graph, root)
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(
+        self, inputs: tuple[str, ...] | None, constants: dict[str, Any], leaves: tuple[type[nn.Module], ...]
+    ) -> None:
+        super().__init__(autowrap_modules=())
+        self.inputs, self.constants, self.leaves = inputs, constants, leaves
+        self.whole: set[nn.Module] = set()
+        self.paths: dict[nn.Module, str] = {}
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Inputs become symbols; every other argument takes its given or default value."""
+        self.paths = {module: path for path, module in reversed(list(self.root.named_modules()))}
+        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
+        names = [p.name for p in parameters]
+        wrong = [name for name in (*(self.inputs or ()), *self.constants) if name not in names]
+        if wrong:
+            raise TraceError(f"trace: forward has no argument {', '.join(map(repr, wrong))}; it has {names}")
+        keywords: dict[str, Any] = {}
+        positional: list[Any] = [self.root]
+        for p in parameters:
+            if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                continue
+            chosen = p.name in self.inputs if self.inputs is not None else p.default is p.empty
+            if p.name in self.constants:
+                value = self.constants[p.name]
+            elif chosen:
+                value = self.create_proxy("placeholder", p.name, (), {})
+            elif p.default is p.empty:
+                raise TraceError(f"trace: argument {p.name!r} has no default; add it to inputs= or constants=")
+            else:
+                value = p.default
+            if p.kind is p.KEYWORD_ONLY:
+                keywords[p.name] = value
+            else:
+                positional.append(value)
+        if not any(isinstance(value, fx.Proxy) for value in (*positional, *keywords.values())):
+            raise TraceError(
+                f"trace: forward{inspect.signature(root_fn)} has no argument that is surely an input. "
+                "Name the inputs: trace(inputs=('x',)), or give forward named arguments instead of *args"
+            )
+        return (lambda *args: root_fn(*args, **keywords)), positional
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None) -> Any:
+        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+        path = self.scope.module_path or ""
+        module = self.root.get_submodule(path) if path else None
+        node.meta["snnpipe"] = (path, _user_line(), module is not None and _is_torch(module))
+        return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Symbol(node, self)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m in self.whole
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        if mod in self.paths:
+            return self.paths[mod]
+        name = f"{type(mod).__name__.lower()}_{len(self.paths)}"  # made inside forward
+        self.root.add_module(name, mod.eval())
+        self.paths[mod] = name
+        return name
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(m, self.leaves):
+            self.whole.add(m)
+        if m in self.whole or not _is_torch(m) or not all(map(_is_torch, m.modules())):
+            return super().call_module(m, forward, args, kwargs)
+        if isinstance(m, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            return super().call_module(m, forward, args, kwargs)
+        before = len(self.graph.nodes)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self._forget(before)
+            self.whole.add(m)
+            return super().call_module(m, forward, args, kwargs)
+
+    def _forget(self, kept: int) -> None:
+        """Undo what a failed attempt recorded."""
+        for node in reversed(list(self.graph.nodes)[kept:]):
+            cached = [key for key, proxy in self._parameter_cache().items() if proxy.node is node]
+            for key in cached:
+                del self._parameter_cache()[key]
+            self.graph.erase_node(node)
+
+    def _parameter_cache(self) -> dict[str, fx.Proxy]:
+        return self.__dict__.setdefault("_snnpipe_cache", {})
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        self.__dict__["_snnpipe_cache"] = parameter_proxy_cache
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+class _Symbol(fx.Proxy):
+    """A symbol that also records Python's in-place operators and item assignment."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _recorder(target: Callable[..., Any]) -> Callable[[_Symbol, Any], Any]:
+    def inplace(self: _Symbol, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    return inplace
+
+
+for _name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow", "ifloordiv", "imod"):
+    setattr(_Symbol, f"__{_name}__", _recorder(getattr(operator, _name)))
+
+
+def _accept(x: Any) -> None:
+    """Stands in for a shape check that symbols cannot pass."""
+
+
+def _is_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.")
+
+
+def _user_line() -> str:
+    """``file:line`` of the user's code that is running, "" if none is."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if frame.f_code.co_name == "symbolic" and name.startswith(_HERE):
+            return ""
+        if not name.startswith((_TORCH, _HERE)) and not name.startswith("<"):
+            return f"{name}:{frame.f_lineno}"
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+def _untraceable(error: Exception) -> str:
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if not f.filename.startswith((_TORCH, _HERE, "<")) and "snnpipe" not in Path(f.filename).parts
+    ]
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the model's forward"
+    code = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
+    return (
+        f"trace: cannot follow the model at {place}:{code}\n"
+        f"  cause: {str(error).splitlines()[0] if str(error) else type(error).__name__}\n"
+        "  A symbol stands for the input while forward runs, so Python cannot branch on its values, loop over its\n"
+        "  shape or turn it into a number.  Do one of these:\n"
+        "   - keep the module that does it as one call: trace(leaves=(ThatModule,)); it is then converted as a whole,\n"
+        "     on decoded values, and stays a graded (float) unit;\n"
+        "   - fix an argument that only selects a branch: trace(constants={'flag': True});\n"
+        "   - write the branch with torch.where, and the loop over a known length"
+    )

@@ -1,0 +1,71 @@
+r"""The law, as three tensor functions: every operator is carried to a code by what stands here.
+
+A value v has two forms under a code :math:`(\alpha_t, a_t)`: the *events* :math:`v_t` that travel, and the
+*decoded* value :math:`V_t = \alpha_t V_{t-1} + a_t v_t` they stand for.  ``accumulate`` goes from the first to the
+second, ``difference`` back, and ``constant`` makes events of a value that does not change.
+
+All three act on tensors or on trees of them (tuples, lists, dicts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from snnpipe.codes import Clock
+from snnpipe.frozen import FrozenMap, is_namedtuple
+
+
+def constant(value: Any, clock: Clock) -> Any:
+    """Events of the constant ``value``: ``c_t = kappa_t c``.
+
+    >>> from snnpipe.codes import TD
+    >>> constant(torch.tensor(3.0), TD.clock(1)), constant(torch.tensor(3.0), TD.clock(2))
+    (tensor(3.), tensor(0.))
+    """
+    if clock.kappa == 1.0:
+        return value
+    return zip_leaves(lambda c: _scale(c, clock.kappa), value)
+
+
+def accumulate(decoded: Any, events: Any, clock: Clock) -> Any:
+    """Decode: ``X_t = alpha_t X_{t-1} + a_t x_t``; ``decoded`` is ``None`` before the first step (X_0 = 0).
+
+    >>> from snnpipe.codes import RATE
+    >>> x1 = accumulate(None, torch.tensor(1.0), RATE.clock(1))
+    >>> accumulate(x1, torch.tensor(0.0), RATE.clock(2))
+    tensor(0.5000)
+    """
+    if decoded is None:
+        return zip_leaves(lambda x: clock.a * x, events)
+    return zip_leaves(lambda X, x: clock.alpha * X + clock.a * x, decoded, events)
+
+
+def difference(before: Any, decoded: Any, clock: Clock) -> Any:
+    """Encode without loss: ``y_t = (Y_t - alpha_t Y_{t-1}) / a_t``; ``before`` is ``None`` when t = 1 (Y_0 = 0).
+
+    Accumulating the result gives ``decoded`` back, whatever ``before`` was (telescoping); so an operator f runs
+    exactly under any code as ``difference(f(accumulate(x)))``.
+    """
+    if before is None:
+        return zip_leaves(lambda Y: Y / clock.a, decoded)
+    return zip_leaves(lambda Y, Y_before: (Y - clock.alpha * Y_before) / clock.a, decoded, before)
+
+
+def zip_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply ``fn`` to corresponding leaves of trees of one shape; ``None`` leaves stay ``None``."""
+    if is_namedtuple(tree):
+        return type(tree)(*(zip_leaves(fn, *parts) for parts in zip(tree, *others, strict=True)))
+    if isinstance(tree, tuple | list) and not isinstance(tree, torch.Size):
+        return type(tree)(zip_leaves(fn, *parts) for parts in zip(tree, *others, strict=True))
+    if isinstance(tree, dict | FrozenMap):
+        return type(tree)({key: zip_leaves(fn, tree[key], *(other[key] for other in others)) for key in tree})
+    return None if tree is None else fn(tree, *others)
+
+
+def _scale(value: Any, kappa: float) -> Any:
+    if kappa == 0.0:  # not 0 * value: a mask of -inf must vanish too
+        return torch.zeros_like(value) if isinstance(value, torch.Tensor) else 0.0
+    return value * kappa

@@ -1,0 +1,64 @@
+"""The few functions of the operator table that torch does not have under one name.
+
+They are called from generated code, so each is public, pure and named for what it does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def identity(input: Any) -> Any:
+    """The value itself."""
+    return input
+
+
+def set_item(input: Tensor, index: Any, value: Any) -> Tensor:
+    """A copy of ``input`` with ``input[index] = value``; linear in ``(input, value)`` jointly.
+
+    >>> set_item(torch.zeros(3), 1, 2.0)
+    tensor([0., 2., 0.])
+    """
+    out = input.clone()
+    out[index] = value
+    return out
+
+
+def filled_like(input: Tensor, value: Any) -> Tensor:
+    """``value`` broadcast to the shape and dtype of ``input`` (what ``copy_`` and ``fill_`` leave behind)."""
+    source = value if isinstance(value, Tensor) else torch.tensor(value)
+    return source.to(input).expand_as(input).clone()
+
+
+def attribute(input: Any, name: str) -> Any:
+    """``input.name``: a shape, dtype, device or rank, the same for every step."""
+    return getattr(input, name)
+
+
+def call_method(input: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    """``input.name(*args, **kwargs)``."""
+    return getattr(input, name)(*args, **kwargs)
+
+
+def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``target(*args, **kwargs)``: an op that the table has no row for."""
+    return target(*args, **kwargs)
+
+
+class Opaque:
+    """A module that is kept as one call: ``opaque(params, *args, **kwargs)``, weights given from outside.
+
+    Holds a skeleton of the module without its weights.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._skeleton = (module,)  # in a tuple, so that copying modules does not register it
+
+    def __call__(self, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        return torch.func.functional_call(self._skeleton[0], dict(params), args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"Opaque({' '.join(repr(self._skeleton[0]).split())})"

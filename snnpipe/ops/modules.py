@@ -1,0 +1,86 @@
+"""The two kinds of module that stand for nodes in generated code: a neuron, and a module kept as one call.
+
+They hold no state that a call changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snnpipe.codes import RATE, Clock
+from snnpipe.kernels.neuron import Neuron
+from snnpipe.kernels.statistic import along
+from snnpipe.ops.functions import Opaque
+
+
+class SpikingNeuron(nn.Module):
+    """An ``encode`` node: ``(events, state) = neuron(z, state, clock)``, ``state`` ``None`` before the first step.
+
+    Args:
+        neuron: its equations.
+        threshold: theta, (C,) along ``axis`` of the current or (1,).
+        axis: the channel axis.
+        origin: the ANN operator it stands for, as people know it.
+        key: where the threshold lies in the state's parameters.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, neuron: Neuron, threshold: Tensor, axis: int | None, origin: str, key: str) -> None:
+        super().__init__()
+        self.neuron, self.axis, self.origin, self.key = neuron, axis, origin, key
+        self.register_buffer("threshold", threshold)
+
+    def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
+        theta = along(self.threshold, z.ndim, self.axis)
+        if state is None:
+            state = self.neuron.init(theta, **self.neuron.options)
+        state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **self.neuron.options)
+        return events, state
+
+    def extra_repr(self) -> str:
+        low, high = self.threshold.min().item(), self.threshold.max().item()
+        return f"{self.neuron}, {self.neuron.unit}, theta {low:.3g}..{high:.3g}, from {self.origin}"
+
+
+class OpaqueModule(nn.Module):
+    """A module kept as one call, its weights given from outside."""
+
+    def __init__(self, opaque: Opaque) -> None:
+        super().__init__()
+        self.opaque = opaque
+
+    def forward(self, weights: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        return self.opaque(weights, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return repr(self.opaque)
+
+
+def assign(root: nn.Module, path: str, value: nn.Module | Tensor) -> None:
+    """Put a module or tensor at a dotted path below ``root``, making plain modules on the way.
+
+    >>> m = nn.Module(); assign(m, "a.b.weight", nn.Parameter(torch.zeros(1))); list(m.state_dict())
+    ['a.b.weight']
+    """
+    *parents, name = path.split(".")
+    for part in parents:
+        if part not in root._modules:
+            root.add_module(part, nn.Module())
+        child = root._modules[part]
+        assert child is not None
+        root = child
+    if isinstance(value, nn.Module):
+        root.add_module(name, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(name, value)
+    else:
+        root.register_buffer(name, value)
+
+
+def weightless(module: nn.Module) -> nn.Module:
+    """Move the tensors of a module to the meta device, in place, keeping its structure."""
+    return module.to_empty(device=torch.device("meta"))

@@ -1,0 +1,1 @@
+"""Rules as data: tuples of small functions that stages apply, and that users add to."""

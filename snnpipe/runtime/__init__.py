@@ -1,0 +1,1 @@
+"""Running a converted network: encodings of the input, and the network module."""

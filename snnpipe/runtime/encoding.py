@@ -1,0 +1,61 @@
+"""How a network's input is turned into events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import torch
+from torch import Tensor
+
+from snnpipe.codes import Clock
+from snnpipe.errors import InputError
+
+
+@attrs.frozen
+class Encoding:
+    """A way to present an input; write your own by giving ``encode``.
+
+    Args:
+        name: what reports call it.
+        encode: ``encode(x, clock) -> x_t``, the events of step ``clock.t``; ``None`` for a constant current, which is
+            the only encoding that lets the network compute once what depends on the input alone.
+    """
+
+    name: str
+    encode: Callable[[Tensor, Clock], Tensor] | None
+
+
+def constant() -> Encoding:
+    """The input itself as a constant current (direct encoding): its events decode to x at every step."""
+    return Encoding("constant", None)
+
+
+def poisson(generator: torch.Generator | None = None) -> Encoding:
+    """Bernoulli spikes ``x_t = sign(x) [u < abs(x)]``, u uniform, for inputs in [-1, 1]; their mean is x.
+
+    Args:
+        generator: source of randomness; the same seed gives the same spikes.
+    """
+
+    def encode(x: Tensor, clock: Clock) -> Tensor:
+        if clock.kappa != 1.0:
+            raise InputError("poisson: random spikes have the mean x, which only the RATE code decodes")
+        if bool((x.abs() > 1).any()):
+            raise InputError(f"poisson: inputs must lie in [-1, 1], got up to {x.abs().max():.3g}; scale them first")
+        drawn = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return torch.where(drawn < x.abs(), x.sign(), torch.zeros_like(x))
+
+    return Encoding("poisson", encode)
+
+
+def events() -> Encoding:
+    """The input is an event sequence already, (T, B, ...): step t takes ``x[t - 1]``."""
+    return Encoding("events", take_step)
+
+
+def take_step(x: Tensor, clock: Clock) -> Tensor:
+    """Step ``clock.t`` of a sequence (T, ...)."""
+    if clock.t > x.shape[0]:
+        raise InputError(f"events: the sequence has {x.shape[0]} steps, step {clock.t} was asked for")
+    return x[clock.t - 1]

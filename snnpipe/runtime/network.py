@@ -1,0 +1,254 @@
+"""The spiking network: a module that runs a lifted graph through time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, fx, nn
+
+from snnpipe.codes import Clock, Code
+from snnpipe.emit import module_tree
+from snnpipe.errors import InputError
+from snnpipe.frozen import FrozenMap, leaves, map_leaves
+from snnpipe.graph import Graph
+from snnpipe.kernels.temporal import difference, zip_leaves
+from snnpipe.ops.lift import lift
+from snnpipe.ops.modules import SpikingNeuron
+from snnpipe.runtime.encoding import Encoding, constant, take_step
+from snnpipe.runtime.program import program
+from snnpipe.state import Event
+
+
+@attrs.frozen(eq=False)
+class State:
+    """Everything a network carries from one step to the next.
+
+    Attributes:
+        t: steps done.
+        cells: state of each neuron, accumulator and difference, by node name.
+        statics: what was computed once.
+        decoded: the output decoded so far, ``None`` before the first step.
+    """
+
+    t: int
+    cells: FrozenMap[str, Any]
+    statics: FrozenMap[str, Any]
+    decoded: Any
+
+
+class SpikingNetwork(nn.Module):
+    r"""A converted network.  ``to_snn`` makes it.
+
+    ``snn(x, T=32)`` runs T steps from a fresh state and returns the decoded output: on the ANN's scale and with the
+    structure of the ANN's output.  Nothing is kept between calls, so the batch size may change and two calls give the
+    same bits.  What comes after the last neuron is applied to decoded values; a softmax head is therefore right.
+
+    Parameters do not require gradients (memory then stays flat in T); ``snn.requires_grad_()`` turns them on.
+
+    Attributes:
+        graph_module: one time step as a ``torch.fx.GraphModule``, for reading: ``print_readable()``.
+        code: the neural code.
+        history: what the stages did.
+    """
+
+    def __init__(
+        self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.graph, self.code, self.history = graph, code, history
+        self._stream = program(lift(graph, temporal_inputs=True), temporal_inputs=True)
+        self._constant = program(lift(graph, temporal_inputs=False), temporal_inputs=False)
+        tree = module_tree(graph, params)
+        self.graph_module = fx.GraphModule(tree, self._stream.step_graph)
+        for name, child in tree._modules.items():  # the graph module holds what one step reads; add the rest
+            self.graph_module._modules[name] = child
+        for registry in ("_parameters", "_buffers"):
+            getattr(self.graph_module, registry).update(getattr(tree, registry))
+        self._register_state_dict_hook(_drop_prefix)
+        self.register_load_state_dict_pre_hook(_add_prefix)
+        self.eval()
+
+    def forward(
+        self,
+        *inputs: Any,
+        T: int,
+        encoding: Encoding = constant(),
+        readout: str = "last",
+        **named: Any,
+    ) -> Any:
+        """Run T steps and decode.
+
+        Args:
+            *inputs, **named: as the ANN takes them.
+            T: number of steps, at least 1.
+            encoding: ``constant()`` current, ``poisson(generator)``, ``events()`` (the inputs are sequences already).
+            readout: ``"last"``, the output decoded after T steps, or ``"every"``, the outputs decoded after each
+                step, stacked on a new first axis.
+
+        Returns:
+            The ANN's output structure; each tensor has the ANN's shape, or ``(T, ...)`` for ``"every"``.
+        """
+        if readout == "every":
+            return _stacked(list(self.iterate(*inputs, T=T, encoding=encoding, **named)))
+        if readout != "last":
+            raise InputError(f'readout is "last" or "every", got {readout!r}')
+        _check_steps(T)
+        return next(self._decoded(inputs, named, T, encoding, (T,)))
+
+    def iterate(self, *inputs: Any, T: int, encoding: Encoding = constant(), **named: Any) -> Iterator[Any]:
+        """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough."""
+        _check_steps(T)
+        return self._decoded(inputs, named, T, encoding, range(1, T + 1))
+
+    def _decoded(
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, at: Container[int]
+    ) -> Iterator[Any]:
+        """The output decoded at the steps ``at`` of a run of T."""
+        given = self._bind(inputs, named)
+        encode = encoding.encode
+        run = self._stream if encode else self._constant
+        statics = run.once(self.graph_module, given)
+        cells: Mapping[str, Any] = {}
+        for t in range(1, T + 1):
+            clock = self.code.clock(t)
+            now = _encoded(given, encode, clock) if encode else given
+            cells, frontier = run.step(self.graph_module, clock, cells, statics, now)
+            if t in at:
+                yield run.read(self.graph_module, statics, frontier, now)
+
+    def init(self, *inputs: Any, **named: Any) -> State:
+        """The state before the first step, for inputs like these (their values do not matter)."""
+        if inputs or named:
+            self._bind(inputs, named)
+        return State(0, FrozenMap(), FrozenMap(self._stream.once(self.graph_module, {})), None)
+
+    def step(self, state: State, *inputs: Any, **named: Any) -> tuple[State, Any]:
+        """One time step on events: ``(state, x_t) -> (state, y_t)``; the given state is unchanged.
+
+        The events y_t decode, under the network's code, to the output for the decoded inputs so far.
+        """
+        clock = self.code.clock(state.t + 1)
+        given = self._bind(inputs, named)
+        cells, frontier = self._stream.step(self.graph_module, clock, state.cells, state.statics, given)
+        decoded = self._stream.read(self.graph_module, state.statics, frontier, given)
+        return State(clock.t, FrozenMap(cells), state.statics, decoded), _as_events(state.decoded, decoded, clock)
+
+    def sequence(self, *inputs: Any, **named: Any) -> Any:
+        """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state.
+
+        Under TD, ``y_seq.cumsum(0)[t] == model(x_seq.cumsum(0)[t])`` at every t when there are no neurons.
+
+        Raises:
+            InputError: inputs without a time axis, of different lengths, or of length 0.
+        """
+        given = self._bind(inputs, named)
+        steps = _steps(given)
+        state = self.init()
+        outputs = []
+        for t in range(1, steps + 1):
+            state, y = self.step(state, **_encoded(given, take_step, self.code.clock(t)))
+            outputs.append(y)
+        return _stacked(outputs)
+
+    def neurons(self) -> dict[str, SpikingNeuron]:
+        """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
+        found = self.graph_module.named_modules()
+        return {name: module for name, module in found if isinstance(module, SpikingNeuron)}
+
+    def _bind(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+        names = [node["name"] for node in self.graph.inputs]
+        given = dict(zip(names, inputs, strict=False)) | dict(named)
+        defaults = {node["name"]: node["default"] for node in self.graph.inputs if "default" in node.operands}
+        missing = [name for name in names if name not in given | defaults]
+        unknown = [name for name in named if name not in names]
+        twice = [name for name in names[: len(inputs)] if name in named]
+        if len(inputs) > len(names) or missing or unknown or twice:
+            raise InputError(
+                f"this network takes {len(names)} inputs, {', '.join(names)}; "
+                f"got {len(inputs)} by position" + (f" and {', '.join(named)} by name" if named else "")
+            )
+        tensors = [leaf for leaf in leaves(map_leaves(lambda leaf: leaf, given)) if isinstance(leaf, Tensor)]
+        if not tensors:
+            kinds = ", ".join(type(value).__name__ for value in given.values())
+            raise InputError(f"inputs must be tensors, got {kinds}; write snn(torch.as_tensor(x), T=...)")
+        return defaults | given
+
+    def __repr__(self) -> str:
+        lines = [f"SpikingNetwork(code={self.code}, {len(self.neurons())} neuron layers)"]
+        lines += [f"  {name}: {neuron.extra_repr()}" for name, neuron in self.neurons().items()]
+        graded = [event.subject for event in self.history if event.action == "graded unit"]
+        if graded:
+            lines.append(f"  not fully spiking, graded (float) units: {', '.join(graded)}")
+        return "\n".join(lines)
+
+    def __reduce__(self) -> Any:
+        params = {key: self._tensor(key) for key in sorted(self.graph.param_keys())}
+        return _rebuilt, (self.graph, params, self.code, self.history, self.training)
+
+    def _tensor(self, key: str) -> Tensor:
+        value: Any = self.graph_module
+        for part in key.split("."):
+            value = getattr(value, part)
+        assert isinstance(value, Tensor)
+        return value
+
+
+def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool) -> Any:
+    return SpikingNetwork(graph, params, code, history).train(training)
+
+
+def _drop_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Let the network's keys be the ANN's own."""
+    inner = f"{prefix}graph_module."
+    for key in [key for key in state_dict if key.startswith(inner)]:
+        state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
+
+
+def _add_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    inner = f"{prefix}graph_module."
+    for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(inner)]:
+        state_dict[inner + key.removeprefix(prefix)] = state_dict.pop(key)
+
+
+def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
+    """Events of a decoded output; what is no float (class indices) is passed on as it stands."""
+
+    def one(now: Any, then: Any = None) -> Any:
+        coded = isinstance(now, Tensor) and (now.is_floating_point() or now.is_complex())
+        return difference(then, now, clock) if coded else now
+
+    return zip_leaves(one, decoded) if before is None else zip_leaves(one, decoded, before)
+
+
+def _encoded(given: Mapping[str, Any], encode: Callable[[Tensor, Clock], Tensor], clock: Clock) -> dict[str, Any]:
+    return {
+        name: map_leaves(lambda leaf: encode(leaf, clock) if isinstance(leaf, Tensor) else leaf, value)
+        for name, value in given.items()
+    }
+
+
+def _stacked(outputs: list[Any]) -> Any:
+    def stack(*steps: Any) -> Any:
+        return torch.stack(steps) if isinstance(steps[0], Tensor) else list(steps)
+
+    return zip_leaves(stack, *outputs)
+
+
+def _steps(given: Mapping[str, Any]) -> int:
+    tensors = [leaf for leaf in leaves(dict(given)) if isinstance(leaf, Tensor)]
+    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
+    if len(lengths) != 1 or 0 in lengths:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise InputError(
+            f"sequence: inputs are event sequences (T, B, ...) of one length T >= 1, got shapes {shapes}; "
+            "for one input presented for T steps write snn(x, T=...)"
+        )
+    return lengths.pop()
+
+
+def _check_steps(T: Any) -> None:
+    if not isinstance(T, int) or isinstance(T, bool) or T < 1:
+        raise InputError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")

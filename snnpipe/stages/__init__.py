@@ -1,0 +1,1 @@
+"""The stages: short functions that join rules and kernels."""

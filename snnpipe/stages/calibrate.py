@@ -1,0 +1,212 @@
+"""Measuring activations: a fold of mergeable statistics over the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import attrs
+import torch
+from toolz import take
+from torch import Tensor, fx, nn
+from tqdm import tqdm
+
+from snnpipe.emit import emit, module_tree, placeholder, reader
+from snnpipe.errors import CalibrationError
+from snnpipe.frozen import FrozenMap, map_leaves, thaw
+from snnpipe.kernels.statistic import Statistic
+from snnpipe.stage import BoundStage, check_state
+from snnpipe.stages.instrument import NO_NEURONS, instrument
+from snnpipe.stages.fuse import NOT_LIFTED
+from snnpipe.state import ConversionState, Event, Site
+
+#: Keys under which a dictionary batch keeps its input, in order of preference.
+INPUT_KEYS = ("input", "image", "images", "img", "x", "data", "pixel_values")
+
+
+def calibrate(
+    batches: Iterable[Any],
+    *,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    max_batches: int | None = None,
+    progress: bool = False,
+    device: torch.device | str | None = None,
+) -> BoundStage:
+    """A stage that measures every site over ``batches``; marks the default sites first if nobody did.
+
+    The state is unchanged; statistics of an earlier ``calibrate`` are merged with the new ones.  Neither the order of
+    the batches nor their size matters (but for ``ema``).
+
+    Args:
+        batches: tensors, numpy arrays, ``(x, y)`` (the first item is taken) or dictionaries (``INPUT_KEYS``, or the
+            only value); a model with dictionary or several inputs takes dictionaries with its own keys.
+        forward: ``forward(model, batch)`` calls the model, for any other kind of batch.
+        max_batches: stop after so many.
+        progress: show a progress bar.
+        device: where to run; by default where the parameters are.
+
+    Raises:
+        CalibrationError: no batch, an empty batch, or NaN or infinity at a site; names both.
+
+    >>> import torch, snnpipe
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
+    >>> state = snnpipe.pipe(model, snnpipe.trace, calibrate([torch.ones(8, 4)]))
+    >>> state.statistics["_1"].count
+    8
+    """
+    if isinstance(batches, ConversionState | nn.Module) or not isinstance(batches, Iterable):
+        raise CalibrationError(
+            f"calibrate: expected an iterable of batches, got {type(batches).__name__}; "
+            "write calibrate(loader), or calibrate([x]) for one tensor"
+        )
+    if isinstance(batches, Tensor):
+        raise CalibrationError("calibrate: got one tensor where batches are expected; write calibrate([x])")
+    if max_batches is not None and max_batches < 1:
+        raise CalibrationError(f"calibrate: max_batches must be at least 1, got {max_batches}")
+    config = FrozenMap(
+        batches=batches, forward=forward, max_batches=max_batches, progress=progress, device=device
+    )
+    return BoundStage(_calibrate, (NOT_LIFTED, NO_NEURONS), config)
+
+
+def _calibrate(
+    state: ConversionState,
+    *,
+    batches: Iterable[Any],
+    forward: Callable[[nn.Module, Any], Any] | None,
+    max_batches: int | None,
+    progress: bool,
+    device: torch.device | str | None,
+) -> ConversionState:
+    state = state if state.sites else instrument(state)
+    check_state("calibrate", state)
+    measured = {name: site for name, site in state.sites.items() if site.cap is None}
+    if not measured:
+        return state.evolve(Event("calibrate", "", "nothing to measure", "no site needs data"))
+    statistic = state.threshold.statistic
+    model = _Measuring(state, measured, statistic)
+    where = torch.device(device) if device is not None else model.place
+    model = model.to(where)
+    totals: dict[str, Any] = dict(state.statistics)
+    count = 0
+    limited = batches if max_batches is None else take(max_batches, batches)
+    with torch.no_grad():
+        for count, batch in enumerate(tqdm(limited, "calibrate", disable=not progress), start=1):
+            for name, summary in model.measure(batch, forward, where, count - 1).items():
+                _check_finite(summary, measured[name], count - 1)
+                totals[name] = statistic.merge(totals[name], summary, **statistic.options) if name in totals else summary
+    if count == 0:
+        raise CalibrationError(
+            "calibrate: there was no batch. Is the loader empty, or a generator that was used up before? "
+            "A generator can be read once: pass a list or a DataLoader"
+        )
+    silent = [site.name for name, site in measured.items() if not bool((totals[name].max > 0).any())]
+    events = [Event("calibrate", name, "never fired", "its neurons will stay silent") for name in silent]
+    home = {name: _on(summary, model.home) for name, summary in totals.items()}
+    return state.evolve(
+        Event("calibrate", statistic.name, f"measured {len(measured)} sites", f"{count} batches"),
+        *events,
+        statistics=FrozenMap(home),
+    )
+
+
+class _Measuring(nn.Module):
+    """A throwaway copy of the ANN around the state's own tensors that also returns a summary per site."""
+
+    def __init__(self, state: ConversionState, sites: Mapping[str, Site], statistic: Statistic) -> None:
+        super().__init__()
+        graph = fx.Graph()
+        env: dict[str, Any] = {}
+        value = reader(graph, env)
+        summaries: dict[str, Any] = {}
+        for node in state.graph:
+            env[node.name] = placeholder(graph, node) if node.op == "input" else emit(graph, node, value)
+            if node.name in sites:
+                arguments = (env[node.name], sites[node.name].axis)
+                summaries[node.name] = graph.call_function(statistic.summarise, arguments)
+        graph.output((thaw(map_leaves(value, state.graph.output)), summaries))
+        tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
+        self.run = fx.GraphModule(tree, graph)
+        self.inputs = tuple(node["name"] for node in state.graph.inputs)
+        self.home = next((tensor.device for tensor in state.params.values()), torch.device("cpu"))
+        self.place = self.home
+        self.found: dict[str, Any] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        outputs, self.found = self.run(*args, **kwargs)
+        return outputs
+
+    def measure(
+        self, batch: Any, forward: Callable[[nn.Module, Any], Any] | None, device: torch.device, number: int
+    ) -> dict[str, Any]:
+        """Run one batch; the summaries by node name."""
+        self.found = {}
+        if forward is not None:
+            forward(self, batch)
+            if not self.found:
+                raise CalibrationError(f"calibrate: forward(model, batch) did not call the model on batch {number}")
+            return self.found
+        args, kwargs = arguments(batch, self.inputs, number)
+        args, kwargs = map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        self(*args, **kwargs)
+        return self.found
+
+
+def arguments(batch: Any, inputs: tuple[str, ...], number: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a batch of a loader is handed to a model with these inputs.
+
+    >>> arguments({"x": [1.0], "label": 3}, ("x",))
+    ((tensor([1.]),), {})
+    """
+    if isinstance(batch, Mapping):
+        if len(inputs) > 1 and all(name in batch for name in inputs):
+            return (), {name: _tensor(batch[name], number) for name in inputs}
+        key = next((key for key in INPUT_KEYS if key in batch), None)
+        if key is None and len(batch) == 1:
+            key = next(iter(batch))
+        if len(inputs) == 1 and key is not None and inputs[0] not in ("batch", "inputs"):
+            return (_tensor(batch[key], number),), {}
+        if len(inputs) == 1 and key is None or inputs[0] in ("batch", "inputs"):
+            return ({name: _tensor(value, number) for name, value in batch.items()},), {}
+        raise CalibrationError(
+            f"calibrate: batch {number} is a dictionary with keys {list(batch)}, the model's inputs are {list(inputs)}; "
+            "say how to call it: calibrate(loader, forward=lambda model, batch: model(batch['...']))"
+        )
+    if isinstance(batch, tuple | list):
+        if not batch:
+            raise CalibrationError(f"calibrate: batch {number} is empty")
+        taken = batch[: len(inputs)] if len(inputs) > 1 else batch[:1]
+        return tuple(_tensor(item, number) for item in taken), {}
+    return (_tensor(batch, number),), {}
+
+
+def _tensor(value: Any, number: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tensor(item, number) for key, item in value.items()}
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CalibrationError(
+            f"calibrate: batch {number} holds a {type(value).__name__}, which is no tensor; "
+            "say how to call the model: calibrate(loader, forward=lambda model, batch: model(...))"
+        ) from error
+    if tensor.numel() == 0:
+        raise CalibrationError(f"calibrate: batch {number} is empty: a tensor of shape {tuple(tensor.shape)}")
+    return tensor
+
+
+def _check_finite(summary: Any, site: Site, number: int) -> None:
+    if not bool(torch.isfinite(summary.max).all()):
+        raise CalibrationError(
+            f"calibrate: NaN or infinity at site {site.name} in batch {number}; look for it in the data, "
+            "or in the weights of the layers before this site"
+        )
+
+
+def _on(summary: Any, device: torch.device) -> Any:
+    moved = {
+        field.name: value.to(device) if isinstance(value := getattr(summary, field.name), Tensor) else value
+        for field in attrs.fields(type(summary))
+    }
+    return type(summary)(**moved)
+

@@ -1,0 +1,161 @@
+"""Putting neurons at the sites."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from snnpipe.errors import StageError, ThresholdError, ThresholdWarning
+from snnpipe.frozen import FrozenMap
+from snnpipe.graph import Graph, Node, Param
+from snnpipe.kernels.neuron import Neuron, integrate_and_fire
+from snnpipe.kernels.threshold import Threshold, as_threshold
+from snnpipe.stage import stage
+from snnpipe.stages.fuse import NOT_LIFTED
+from snnpipe.stages.instrument import NO_NEURONS, instrument
+from snnpipe.state import ConversionState, Event, Site
+
+#: A threshold of one's own: ``rule(site, summary) -> Tensor``, (C,) or (1,); ``summary`` is ``None`` without data.
+ThresholdRule = Callable[[Site, Any], Tensor]
+
+
+@stage(NOT_LIFTED, NO_NEURONS)
+def replace(
+    state: ConversionState,
+    *,
+    neuron: Neuron = integrate_and_fire(),
+    threshold: Threshold | ThresholdRule | str | float | None = None,
+    rules: tuple[Callable[[Site, Neuron], Neuron | None], ...] = (),
+) -> ConversionState:
+    """Let a neuron stand for the activation at every site; the input is unchanged.
+
+    Args:
+        neuron: ``integrate_and_fire()``, ``signed_memory()``, ``leaky_integrate_and_fire(tau=...)`` or one's own.
+        threshold: a rule for the statistics at hand (``percentile(99.5)`` needs no new data when a histogram was
+            measured), or a function ``(site, summary) -> Tensor``; by default the rule calibration was made for.
+            Capped sites (ReLU6) take their cap unless a function says otherwise.
+        rules: ``rule(site, neuron) -> Neuron | None`` chooses another neuron for some sites; the first answer counts.
+
+    Raises:
+        ThresholdError: a rule gave a threshold that is not positive and finite, or needs another statistic.
+        StageError: nothing was measured at a site that needs it.
+
+    Warns:
+        ThresholdWarning: a channel never fired.  It takes the largest threshold of its site; where no channel of a
+            site fired, the site's neurons stay silent.
+    """
+    state = state if state.sites else instrument(state)
+    chosen = threshold if callable(threshold) and not isinstance(threshold, Threshold) else None
+    rule = state.threshold if threshold is None or chosen is not None else as_threshold(threshold)
+    made: dict[str, Tensor] = {}
+    nodes: dict[str, Node] = {}
+    events: list[Event] = []
+    counts: dict[str, int] = {}
+    for name, site in state.sites.items():
+        theta = _theta(site, state, rule, chosen)
+        unit = next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron)
+        node = state.graph[name]
+        stem = f"{site.name}__{unit.name}"
+        counts[stem] = counts.get(stem, -1) + 1
+        key = _free_key(f"{stem}{counts[stem]}", state)
+        made[f"{key}.threshold"] = theta
+        axis = site.axis if theta.numel() > 1 else None
+        nodes[name] = attrs.evolve(
+            node,
+            op="encode",
+            operands=FrozenMap(
+                input=node["input"], threshold=Param(f"{key}.threshold"), neuron=unit, axis=axis, origin=_origin(node)
+            ),
+        )
+        events.append(Event("replace", key, f"{unit.unit} neuron", f"{unit}, theta from {_rule_name(rule, chosen, site)}"))
+    graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
+    return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
+
+
+def fixed(theta: float) -> ThresholdRule:
+    """The same threshold at every site, without data (for trying things out).
+
+    >>> fixed(2.0)(None, None)
+    tensor([2.])
+    """
+
+    def rule(site: Any, summary: Any) -> Tensor:
+        return torch.tensor([theta])
+
+    return rule
+
+
+def _theta(site: Site, state: ConversionState, rule: Threshold, chosen: ThresholdRule | None) -> Tensor:
+    summary = state.statistics.get(site.node)
+    if chosen is not None:
+        theta = torch.as_tensor(chosen(site, summary)).detach().reshape(-1)
+        if not bool((torch.isfinite(theta) & (theta > 0)).all()):
+            raise ThresholdError(
+                f"replace: the threshold rule gave {_short(theta)} for site {site.name}; "
+                "a threshold must be positive and finite"
+            )
+        return _like_network(theta, state)
+    if site.cap is not None:
+        return _like_network(torch.tensor([site.cap]), state)
+    if summary is None:
+        raise StageError(
+            f"replace: nothing was measured at site {site.name}; put calibrate(loader) before replace, "
+            "or give thresholds: replace(threshold=fixed(1.0))"
+        )
+    try:
+        theta = rule(summary)
+    except AttributeError as error:
+        raise ThresholdError(
+            f"replace: {rule.name} cannot be computed from {type(summary).__name__} at site {site.name}; "
+            f"calibrate for it: pipe(..., instrument(statistic={rule.name}(...)), calibrate(loader))"
+        ) from error
+    return _like_network(_without_silent(theta, site), state)
+
+
+def _without_silent(theta: Tensor, site: Site) -> Tensor:
+    """The documented fallback for channels that never fired."""
+    fires = torch.isfinite(theta) & (theta > 0)
+    if bool(fires.all()):
+        return theta
+    if not bool(fires.any()):
+        warnings.warn(
+            f"site {site.name} never fired during calibration: its neurons stay silent. Is the calibration data "
+            "representative, or the layer dead?", ThresholdWarning, stacklevel=2,
+        )  # fmt: skip
+        return torch.full_like(theta, torch.finfo(theta.dtype).max / 4)
+    warnings.warn(
+        f"site {site.name}: {int((~fires).sum())} of {theta.numel()} channels never fired during calibration; they take "
+        f"the site's largest threshold, {theta[fires].max().item():.3g}", ThresholdWarning, stacklevel=2,
+    )  # fmt: skip
+    return theta.where(fires, theta[fires].max())
+
+
+def _like_network(theta: Tensor, state: ConversionState) -> Tensor:
+    model = next((tensor for tensor in state.params.values() if tensor.is_floating_point()), theta)
+    limit = torch.finfo(model.dtype).max / 4
+    return theta.to(device=model.device).clamp(max=limit).to(dtype=model.dtype)
+
+
+def _free_key(key: str, state: ConversionState) -> str:
+    taken = [name for name in state.params if name == key or name.startswith(f"{key}.")]
+    return _free_key(f"{key}_", state) if taken else key
+
+
+def _origin(node: Node) -> str:
+    return f"{node.op} at {node.where}" if node.where else node.op
+
+
+def _rule_name(rule: Threshold, chosen: ThresholdRule | None, site: Site) -> str:
+    if chosen is not None:
+        return getattr(chosen, "__name__", "a function")
+    return f"cap {site.cap:g}" if site.cap is not None else str(rule)
+
+
+def _short(theta: Tensor) -> str:
+    bad = theta[~(torch.isfinite(theta) & (theta > 0))]
+    return f"{bad[0].item():g} ({bad.numel()} of {theta.numel()} values)"

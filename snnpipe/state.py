@@ -1,0 +1,155 @@
+"""The frozen record that stages read and return.
+
+Knows the record and how to compare, digest and edit it; what stages do with it is theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, fx
+
+from snnpipe.codes import Code
+from snnpipe.emit import cloned, graph_module
+from snnpipe.errors import StageError, listing
+from snnpipe.frontend.lowering import lower
+from snnpipe.frozen import FrozenMap
+from snnpipe.graph import Graph
+
+
+@attrs.frozen
+class Event:
+    """Something a stage did, for people: ``report`` renders it, no stage reads it."""
+
+    stage: str
+    subject: str
+    action: str
+    detail: str = ""
+
+
+@attrs.frozen
+class Site:
+    """A value at which a neuron is to sit.
+
+    Attributes:
+        node: the activation's node.
+        axis: channel axis of its value (negative: counted from the end), ``None`` where it is not known.
+        cap: the largest value the activation can take (6 for ReLU6), ``None`` for a plain ReLU; a capped site needs
+            no calibration.
+        name: path-like name for people, unique: ``layer1.0.relu`` .
+    """
+
+    node: str
+    axis: int | None
+    cap: float | None
+    name: str
+
+
+@attrs.frozen(eq=False)
+class ConversionState:
+    """A model on its way to a spiking network; every field is frozen and every stage returns a new record.
+
+    Attributes:
+        graph: the operations.
+        params: tensors by key.  Keys are written once: a changed weight has a new key.
+        sites: where neurons go, by node name (from ``instrument``); empty again after ``replace``.
+        statistics: what calibration measured, by node name; plain values that can be saved and merged.
+        threshold: the threshold rule the statistics were measured for, ``None`` before ``instrument``.
+        code: the code the graph has been carried to, ``None`` before ``td_rewrite``.
+        history: what the stages did.
+    """
+
+    graph: Graph
+    params: FrozenMap[str, Tensor]
+    sites: FrozenMap[str, Site] = FrozenMap()
+    statistics: FrozenMap[str, Any] = FrozenMap()
+    threshold: Any = None
+    code: Code | None = None
+    history: tuple[Event, ...] = ()
+
+    def evolve(self, *events: Event, **changes: Any) -> ConversionState:
+        """A new state with some fields changed and ``events`` added to the history; this one is unchanged."""
+        if "graph" in changes:
+            graph = changes["graph"]
+            changes["params"] = changes.get("params", self.params).only(graph.param_keys())
+        return attrs.evolve(self, history=self.history + events, **changes)
+
+    def edit(self, fn: Callable[[fx.GraphModule], fx.GraphModule | None]) -> ConversionState:
+        """Let ``fn`` change a private ``torch.fx.GraphModule`` and freeze the result; the input is unchanged.
+
+        Args:
+            fn: may change the module it is given in place, or return another one.
+
+        Sites and statistics of nodes that keep their name are kept.
+
+        >>> import torch, snnpipe
+        >>> def halve(gm):
+        ...     for node in list(gm.graph.nodes):
+        ...         if node.target is torch.nn.functional.relu:
+        ...             with gm.graph.inserting_after(node):
+        ...                 half = gm.graph.call_function(torch.mul, (node, 0.5))
+        ...             node.replace_all_uses_with(half, delete_user_cb=lambda user: user is not half)
+        >>> state = snnpipe.trace(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))
+        >>> print(state.edit(halve).graph)
+        input_1 = input(name='input')
+        _0 = linear(input=input_1, weight=%0.weight, bias=%0.bias)
+        _1 = relu(input=_0)
+        mul = mul(a=_1, b=0.5)
+        return mul
+        """
+        if self.code is not None:
+            raise StageError("edit: the graph is already carried to a code; edit it before td_rewrite")
+        private = graph_module(self.graph, cloned(self.params))
+        result = fn(private)
+        edited = private if result is None else result
+        if not isinstance(edited, fx.GraphModule):
+            raise StageError(f"edit: fn must return a torch.fx.GraphModule or None, got {type(edited).__name__}")
+        edited.graph.lint()
+        lowered = lower(edited.graph, edited)
+        if lowered.problems:
+            raise StageError(listing("edit: the edited graph cannot be frozen", lowered.problems))
+        params = {  # an untouched parameter stays the same object
+            key: self.params[key] if key in self.params and torch.equal(self.params[key], tensor) else tensor
+            for key, tensor in lowered.params.items()
+        }
+        name = getattr(fn, "__name__", type(fn).__name__)
+        return self.evolve(
+            Event("edit", name, "edited the graph"),
+            graph=lowered.graph,
+            params=FrozenMap(params),
+            sites=self.sites.only(lowered.graph.by_name),
+            statistics=self.statistics.only(lowered.graph.by_name),
+        )
+
+
+def digest(state: ConversionState) -> str:
+    """A content hash (blake2b) of everything later stages read: nodes, tensors, sites, statistics, code.
+
+    Equal states of one process have equal digests; the history does not count.
+    """
+    h = hashlib.blake2b(digest_size=16)
+    h.update(repr((state.graph.nodes, state.graph.output, state.sites, state.threshold, state.code)).encode())
+    for key, tensor in sorted(state.params.items()):
+        _feed(h, key, tensor)
+    for key, summary in sorted(state.statistics.items()):
+        for field, value in sorted(attrs.asdict(summary, recurse=False).items()):
+            _feed(h, f"{key}.{field}", value)
+    return h.hexdigest()
+
+
+def state_equal(a: ConversionState, b: ConversionState) -> bool:
+    """Whether two states are the same for every later stage: equal content, bit for bit."""
+    return digest(a) == digest(b)
+
+
+def _feed(h: Any, key: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        h.update(f"{key}={value!r};".encode())
+        return
+    flat = value.detach().cpu().contiguous()
+    h.update(f"{key}:{tuple(flat.shape)}:{flat.dtype};".encode())
+    h.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())
