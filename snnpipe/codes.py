@@ -23,7 +23,7 @@ class Clock(NamedTuple):
         alpha: weight of the value decoded so far.
         a: weight of this step's events.
         kappa: what a constant c must be multiplied by so that the events ``kappa_t c`` decode to c at every t.
-        gain: ``alpha_t a_{t-1} / a_t``, what a membrane potential (measured in events) is multiplied by
+        gain: ``alpha_t a_{t-1} / a_t``, what a difference of decoded values, measured in events, is multiplied by
             when time moves on by a step; 1 for RATE and TD.
     """
 

@@ -40,7 +40,7 @@ class FrozenMap(Mapping[K, V]):
     def __or__(self, other: Mapping[K, V]) -> FrozenMap[K, V]:
         return FrozenMap({**self._data, **other})
 
-    def only(self, keys: Iterable[K]) -> FrozenMap[K, V]:
+    def only(self, keys: Iterable[Any]) -> FrozenMap[K, V]:
         """The entries whose key is in ``keys``; ``self`` when that is all of them."""
         wanted = set(keys)
         if wanted >= self._data.keys():
@@ -63,6 +63,10 @@ class FrozenMap(Mapping[K, V]):
         return FrozenMap, (dict(self._data),)
 
 
+#: The map with nothing in it.
+EMPTY: FrozenMap[Any, Any] = FrozenMap()
+
+
 class FrozenList(tuple):  # type: ignore[type-arg]
     """A tuple that was a list and thaws to one, so that a model's output keeps its structure."""
 
@@ -73,6 +77,7 @@ class FrozenList(tuple):  # type: ignore[type-arg]
 
 
 def is_namedtuple(value: object) -> bool:
+    """Whether a tuple has named fields, so that it is rebuilt with its fields as arguments."""
     return isinstance(value, tuple) and hasattr(value, "_fields")
 
 

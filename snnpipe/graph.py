@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from snnpipe.frozen import FrozenMap, leaves, map_leaves
+from snnpipe.frozen import EMPTY, FrozenMap, leaves, map_leaves
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class Node:
 
     name: str
     op: str
-    operands: FrozenMap[str, Any] = FrozenMap()
+    operands: FrozenMap[str, Any] = EMPTY
     path: str = ""
     where: str = ""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import attrs
 from torch import Tensor
 
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.graph import Graph, Node, Ref
 
 
@@ -28,7 +28,7 @@ class Rewrite:
 
     nodes: tuple[Node, ...]
     value: Ref
-    params: FrozenMap[str, Tensor] = FrozenMap()
+    params: FrozenMap[str, Tensor] = EMPTY
     note: str = ""
 
 

@@ -15,7 +15,7 @@ import toolz
 from torch import nn
 
 from snnpipe.errors import GraphError, StageError, listing
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.rules.spec import SPEC
 from snnpipe.state import ConversionState
 
@@ -40,7 +40,7 @@ class BoundStage:
 
     fn: Callable[..., Any]
     requires: tuple[Requirement, ...]
-    config: FrozenMap[str, Any] = FrozenMap()
+    config: FrozenMap[str, Any] = EMPTY
 
     def __call__(self, *state: Any, **config: Any) -> Any:
         if len(state) > 1:
@@ -98,7 +98,8 @@ def check_state(name: str, value: Any) -> None:
         raise StageError(
             f"{name}: got a {type(value).__name__}, not a ConversionState; trace it first: pipe(model, trace, {name})"
         )
-    raise StageError(f"{name}: expected a ConversionState, got {type(value).__name__}; start with pipe(model, trace, ...)")
+    kind = type(value).__name__
+    raise StageError(f"{name}: expected a ConversionState, got {kind}; start with pipe(model, trace, ...)")
 
 
 def check_spec(name: str, state: ConversionState) -> ConversionState:

@@ -17,7 +17,7 @@ from snnpipe.codes import Code
 from snnpipe.emit import cloned, graph_module
 from snnpipe.errors import StageError, listing
 from snnpipe.frontend.lowering import lower
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.graph import Graph
 
 
@@ -65,8 +65,8 @@ class ConversionState:
 
     graph: Graph
     params: FrozenMap[str, Tensor]
-    sites: FrozenMap[str, Site] = FrozenMap()
-    statistics: FrozenMap[str, Any] = FrozenMap()
+    sites: FrozenMap[str, Site] = EMPTY
+    statistics: FrozenMap[str, Any] = EMPTY
     threshold: Any = None
     code: Code | None = None
     history: tuple[Event, ...] = ()

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
-import torch
 from torch import Tensor, fx, nn
 
 from snnpipe.errors import Problem
-from snnpipe.frozen import FrozenMap, freeze, map_leaves
-from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import INPLACE_OPERATORS, KNOWN, RANDOM
+from snnpipe.frozen import FrozenMap, freeze, map_leaves
+from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.ops import functions
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, weightless
 from snnpipe.ops.table import OPS
@@ -57,7 +56,8 @@ def lower(fx_graph: fx.Graph, root: nn.Module) -> Lowered:
         lowering.visit(node)
     graph = Graph(tuple(lowering.nodes), lowering.output).live()
     problems = tuple(p for p in lowering.problems if p.node in graph.by_name or p.node == "output")
-    return Lowered(graph, FrozenMap(lowering.params).only(graph.param_keys()), problems)
+    params: FrozenMap[str, Tensor] = FrozenMap(lowering.params)
+    return Lowered(graph, params.only(graph.param_keys()), problems)
 
 
 class _Lowering:
@@ -133,7 +133,7 @@ class _Lowering:
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         self.params |= {f"{path}.{name}": tensor for name, tensor in tensors.items()}
-        weights = FrozenMap({name: Param(f"{path}.{name}") for name in tensors})
+        weights: FrozenMap[str, Param] = FrozenMap({name: Param(f"{path}.{name}") for name in tensors})
         opaque = functions.Opaque(weightless(shadow(module, share=True)))
         return self._alias(self.emit("call", target=opaque, args=(weights, *args), kwargs=kwargs), node)
 
@@ -238,10 +238,11 @@ def _functional_form(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any
     return target, node.args, kwargs, inplace
 
 
-_VIEWS = frozenset(
-    "as_strided diagonal hsplit vsplit dsplit tensor_split ravel real imag view_as_real view_as_complex unfold "
-    "getattr call_method values indices t squeeze to type type_as cpu cuda".split()
-)
+_VIEWS = frozenset({
+    "T", "as_strided", "call_method", "cpu", "cuda", "diagonal", "dsplit", "getattr", "hsplit", "imag", "indices",
+    "ravel", "real", "squeeze", "t", "tensor_split", "to", "type", "type_as", "unfold", "values", "view_as_complex",
+    "view_as_real", "vsplit",
+})  # fmt: skip
 
 
 def _may_alias(op: str, target: Any) -> bool:

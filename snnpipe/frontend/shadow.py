@@ -19,12 +19,10 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside ``DataParallel``, ``DistributedDataParallel`` or ``torch.compile``."""
     while True:
-        if isinstance(model, _WRAPPERS):
-            model = model.module
-        elif hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        else:
+        inner: Any = model.module if isinstance(model, _WRAPPERS) else getattr(model, "_orig_mod", None)
+        if inner is None:
             return model
+        model = inner
 
 
 def shadow(model: nn.Module, *, share: bool = False) -> nn.Module:
@@ -68,7 +66,7 @@ class _Copier:
         if id(original) in self.modules:
             return self.modules[id(original)]
         cls: Any = type(original)
-        copy = cls.__new__(cls)
+        copy: nn.Module = cls.__new__(cls)
         self.modules[id(original)] = copy
         copy.__dict__.update(original.__dict__)
         copy.__dict__["training"] = False

@@ -271,11 +271,12 @@ INPLACE_OPERATORS = {
 }  # fmt: skip
 
 #: Functions and methods whose result is drawn at random.
-RANDOM = frozenset(
-    "rand randn randint randperm rand_like randn_like randint_like bernoulli multinomial normal poisson uniform "
-    "exponential geometric log_normal cauchy random rrelu dropout dropout1d dropout2d dropout3d alpha_dropout "
-    "feature_dropout feature_alpha_dropout gumbel_softmax".split()
-)
+RANDOM = frozenset({
+    "alpha_dropout", "bernoulli", "cauchy", "dropout", "dropout1d", "dropout2d", "dropout3d", "exponential",
+    "feature_alpha_dropout", "feature_dropout", "geometric", "gumbel_softmax", "log_normal", "multinomial", "normal",
+    "poisson", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "random", "randperm", "rrelu",
+    "uniform",
+})  # fmt: skip
 
 
 def _dictionary() -> dict[Any, Spelling]:

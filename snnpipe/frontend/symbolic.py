@@ -59,10 +59,11 @@ class _Tracer(fx.Tracer):
     def __init__(
         self, inputs: tuple[str, ...] | None, constants: dict[str, Any], leaves: tuple[type[nn.Module], ...]
     ) -> None:
-        super().__init__(autowrap_modules=())
+        super().__init__()
         self.inputs, self.constants, self.leaves = inputs, constants, leaves
         self.whole: set[nn.Module] = set()
         self.paths: dict[nn.Module, str] = {}
+        self.fetched: dict[str, fx.Proxy] = {}
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -99,8 +100,8 @@ class _Tracer(fx.Tracer):
             )
         return (lambda *args: root_fn(*args, **keywords)), positional
 
-    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None) -> Any:
-        node = super().create_node(kind, target, args, kwargs, name, type_expr)
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
         path = self.scope.module_path or ""
         module = self.root.get_submodule(path) if path else None
         node.meta["snnpipe"] = (path, _user_line(), module is not None and _is_torch(module))
@@ -138,16 +139,12 @@ class _Tracer(fx.Tracer):
     def _forget(self, kept: int) -> None:
         """Undo what a failed attempt recorded."""
         for node in reversed(list(self.graph.nodes)[kept:]):
-            cached = [key for key, proxy in self._parameter_cache().items() if proxy.node is node]
-            for key in cached:
-                del self._parameter_cache()[key]
+            for key in [key for key, proxy in self.fetched.items() if proxy.node is node]:
+                del self.fetched[key]
             self.graph.erase_node(node)
 
-    def _parameter_cache(self) -> dict[str, fx.Proxy]:
-        return self.__dict__.setdefault("_snnpipe_cache", {})
-
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        self.__dict__["_snnpipe_cache"] = parameter_proxy_cache
+        self.fetched = parameter_proxy_cache
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
 

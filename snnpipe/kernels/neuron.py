@@ -3,7 +3,10 @@ r"""Spiking neurons: what turns an input current into events.
 A neuron is a pair of pure functions and a label.  Its membrane potential is kept in units of events, so that
 one recursion serves every code (``gain`` = 1 for RATE and TD, see ``codes.Clock``):
 
-.. math:: m_t = \text{gain}_t\, v_{t-1} + z_t, \qquad v_t = m_t - s_t .
+.. math:: m_t = v_0 + \text{gain}_t\,(v_{t-1} - v_0) + z_t, \qquad v_t = m_t - s_t .
+
+So :math:`v_t - v_0 = (Z_t - Y_t) / a_t` at every step: what the decoded output Y still lacks of the decoded input Z,
+in events.  The initial potential only shifts the comparison with the threshold; it is never amplified.
 
 Knows tensors and the clock; nothing of graphs.
 """
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor
 
 from snnpipe.codes import Clock
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 
 #: What one event of a unit can be: {0, theta}; {-theta, 0, theta}; one of finitely many levels; any float.
 UNITS = ("binary", "signed", "multi-level", "graded")
@@ -42,7 +45,7 @@ class Neuron:
     init: Callable[..., Any]
     step: Callable[..., tuple[Any, Tensor]]
     unit: str = attrs.field(default="binary", validator=attrs.validators.in_(UNITS))
-    options: FrozenMap[str, Any] = attrs.field(default=FrozenMap(), converter=FrozenMap)
+    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(f'{key}={value}' for key, value in self.options.items())})"
@@ -55,45 +58,45 @@ def initial_potential(theta: Tensor, *, v_init: float, **_: Any) -> Tensor:
 
 
 def if_step(
-    v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, v_reset: float | None, **_: Any
+    v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, v_init: float, v_reset: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Integrate and fire: ``m = gain v + z; s = theta [m >= theta]``; soft reset ``v = m - s``.
+    """Integrate and fire: ``m = v_0 + gain (v - v_0) + z; s = theta [m >= theta]``; soft reset ``v = m - s``.
 
     With ``v_reset`` a number (in units of theta) the reset is hard: ``v = v_reset theta`` after a spike.
 
     >>> from snnpipe.codes import RATE
     >>> one = torch.ones(())
-    >>> if_step(0.5 * one, 0.75 * one, one, RATE.clock(1), v_reset=None)
+    >>> if_step(0.5 * one, 0.75 * one, one, RATE.clock(1), v_init=0.5, v_reset=None)
     (tensor(0.2500), tensor(1.))
     """
-    m = _charge(v, z, clock)
+    m = _charged(v, z, v_init * theta, clock)
     fired = m >= theta
     s = fired * theta
     return (m - s if v_reset is None else torch.where(fired, v_reset * theta, m)), s
 
 
 def lif_step(
-    v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, tau: float, v_reset: float | None, **_: Any
+    v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, tau: float, v_init: float, v_reset: float | None
 ) -> tuple[Tensor, Tensor]:
     """Leaky integrate and fire: the potential decays by ``1 - 1/tau`` each step, then as ``if_step``."""
-    return if_step((1.0 - 1.0 / tau) * v, z, theta, clock, v_reset=v_reset)
+    return if_step((1.0 - 1.0 / tau) * v, z, theta, clock, v_init=v_init, v_reset=v_reset)
 
 
-def signed_init(theta: Tensor, *, v_init: float, **_: Any) -> tuple[Tensor, Tensor]:
+def signed_init(theta: Tensor, *, v_init: float) -> tuple[Tensor, Tensor]:
     """Potential and spike memory: ``(v_init theta, 0)``."""
     return v_init * theta, torch.zeros_like(theta)
 
 
 def signed_step(
-    state: tuple[Tensor, Tensor], z: Tensor, theta: Tensor, clock: Clock, **_: Any
+    state: tuple[Tensor, Tensor], z: Tensor, theta: Tensor, clock: Clock, *, v_init: float
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Signed neuron with memory: a spike too many is taken back, never more than were sent.
 
-    ``m = gain v + z``; ``s = theta`` if ``m >= theta``; ``s = -theta`` if ``m < 0`` and the memory (events sent so
-    far, in units of theta) is at least 1; soft reset ``v = m - s``.
+    ``m = v_0 + gain (v - v_0) + z``; ``s = theta`` if ``m >= theta``; ``s = -theta`` if ``m < 0`` and the memory
+    (events sent so far, in units of theta) is at least 1; soft reset ``v = m - s``.
     """
     v, memory = state
-    m = _charge(v, z, clock)
+    m = _charged(v, z, v_init * theta, clock)
     memory = memory if clock.gain == 1.0 else clock.gain * memory
     sign = (m >= theta).to(m.dtype) - ((m < 0) & (memory >= 1)).to(m.dtype)
     s = sign * theta
@@ -141,5 +144,5 @@ def signed_memory(*, v_init: float = 0.5) -> Neuron:
     return Neuron("snm", signed_init, signed_step, "signed", FrozenMap(v_init=v_init))
 
 
-def _charge(v: Tensor, z: Tensor, clock: Clock) -> Tensor:
-    return (v if clock.gain == 1.0 else clock.gain * v) + z
+def _charged(v: Tensor, z: Tensor, v_0: Tensor, clock: Clock) -> Tensor:
+    return v + z if clock.gain == 1.0 else v_0 + clock.gain * (v - v_0) + z

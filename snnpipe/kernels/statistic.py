@@ -8,6 +8,7 @@ Knows tensors; sites, batches and thresholds are other files' business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 
 OCTAVES = 16  # the histogram resolves values down to 2**-16 of the largest
 BINS_PER_OCTAVE = 32  # so a bin is at most 1/32 of its value wide
@@ -104,7 +105,7 @@ class Statistic:
     name: str
     summarise: Callable[[Tensor, int | None], Any]
     merge: Callable[..., Any]
-    options: FrozenMap[str, Any] = attrs.field(default=FrozenMap(), converter=FrozenMap)
+    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
 
 
 def summarise_extrema(x: Tensor, axis: int | None) -> Extrema:
@@ -183,7 +184,7 @@ def _channel_max(x: Tensor, axis: int | None) -> Tensor:
 
 def _octave(value: float) -> int:
     """Biased exponent of a value: ``2**(octave - 127) <= value``; 0 for what is not positive."""
-    return max(0, min(254, 126 + torch.frexp(torch.tensor(value)).exponent.item())) if 0 < value < float("inf") else 0
+    return max(0, min(254, 126 + math.frexp(value)[1])) if 0 < value < math.inf else 0
 
 
 def _lowest_code(top: int) -> int:

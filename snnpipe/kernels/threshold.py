@@ -12,7 +12,7 @@ import attrs
 from torch import Tensor
 
 from snnpipe.errors import ThresholdError
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.kernels.statistic import EXTREMA, HISTOGRAM, Statistic, moving_max
 
 
@@ -31,7 +31,7 @@ class Threshold:
     name: str
     statistic: Statistic
     theta: Callable[..., Tensor]
-    options: FrozenMap[str, Any] = attrs.field(default=FrozenMap(), converter=FrozenMap)
+    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
     per_channel: bool = True
 
     def __call__(self, summary: Any) -> Tensor:
@@ -45,12 +45,13 @@ class Threshold:
 
 def theta_maximum(summary: Any, *, k: float = 1.0) -> Tensor:
     """``k max(x)``."""
-    return k * summary.max
+    theta: Tensor = k * summary.max
+    return theta
 
 
 def theta_percentile(summary: Any, *, q: float) -> Tensor:
     """The ``q``-th percentile, or the maximum where the percentile is 0 although the channel fired."""
-    theta = summary.quantile(q / 100.0)
+    theta: Tensor = summary.quantile(q / 100.0)
     return theta.where(theta > 0, summary.max)
 
 

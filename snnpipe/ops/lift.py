@@ -156,7 +156,7 @@ def _converted_operands(node: Node, placement: Placement, lifted: _Lifted) -> Fr
     if placement.form is Form.EVENTS:
         wanted, convert = placement.group, lifted.events
     else:
-        wanted, convert = node.operands.keys() - kept, lifted.decoded
+        wanted, convert = frozenset(node.operands) - kept, lifted.decoded
     return FrozenMap({name: convert(value) if name in wanted else value for name, value in node.operands.items()})
 
 

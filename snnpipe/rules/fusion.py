@@ -66,7 +66,8 @@ def _fold(
         return None if operand is None else params[operand.key]
 
     mean, var, gamma, beta = map(tensor, _statistics(node))
-    assert mean is not None and var is not None
+    assert mean is not None
+    assert var is not None
     weight, bias = fold_batch_norm(
         params[before["weight"].key], tensor(before.get("bias")), mean, var, gamma, beta, node.get("eps", 1e-5),
         transposed_groups=transposed_groups,
@@ -96,7 +97,7 @@ def _new_stem(before: Node, node: Node, params: FrozenMap[str, Tensor]) -> str:
     return unique
 
 
-_KEEP_RANK = frozenset("relu clamp batch_norm identity clone contiguous linear neg to".split())
+_KEEP_RANK = frozenset(["relu", "clamp", "batch_norm", "identity", "clone", "contiguous", "linear", "neg", "to"])
 
 
 def rank(operand: Any, graph: Graph) -> int | None:

@@ -63,10 +63,11 @@ _CHANNEL_AXIS: dict[str, int | None] = {
     "conv1d": -2, "conv2d": -3, "conv3d": -4, "conv_transpose1d": -2, "conv_transpose2d": -3, "conv_transpose3d": -4,
     "linear": -1, "batch_norm": 1, "pixel_shuffle": -3, "pixel_unshuffle": -3,
 }  # fmt: skip
-_KEEP_AXIS = frozenset(
-    "add sub neg relu clamp identity clone contiguous to detach pad cat interpolate avg_pool1d avg_pool2d avg_pool3d "
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mul div".split()
-) | _MAX_POOLS
+_KEEP_AXIS = _MAX_POOLS | {
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "add", "avg_pool1d", "avg_pool2d",
+    "avg_pool3d", "cat", "clamp", "clone", "contiguous", "detach", "div", "identity", "interpolate", "mul", "neg",
+    "pad", "relu", "sub", "to",
+}  # fmt: skip
 
 
 def channel_axis(operand: Any, graph: Graph) -> int | None:

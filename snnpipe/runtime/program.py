@@ -95,7 +95,7 @@ class _Section:
         return cells
 
     def _temporal(self, node: Node) -> fx.Node:
-        given = (self.value(node["input"]), self.arguments["clock"])
+        given: tuple[Any, ...] = (self.value(node["input"]), self.arguments["clock"])
         if node.op != "constant":
             given = (self._cell(node), *given)
         made = self.target.create_node("call_function", getattr(temporal, node.op), given, name=node.name)

@@ -16,8 +16,8 @@ from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap, map_leaves, thaw
 from snnpipe.kernels.statistic import Statistic
 from snnpipe.stage import BoundStage, check_state
-from snnpipe.stages.instrument import NO_NEURONS, instrument
 from snnpipe.stages.fuse import NOT_LIFTED
+from snnpipe.stages.instrument import NO_NEURONS, instrument
 from snnpipe.state import ConversionState, Event, Site
 
 #: Keys under which a dictionary batch keeps its input, in order of preference.
@@ -63,7 +63,7 @@ def calibrate(
         raise CalibrationError("calibrate: got one tensor where batches are expected; write calibrate([x])")
     if max_batches is not None and max_batches < 1:
         raise CalibrationError(f"calibrate: max_batches must be at least 1, got {max_batches}")
-    config = FrozenMap(
+    config: FrozenMap[str, Any] = FrozenMap(
         batches=batches, forward=forward, max_batches=max_batches, progress=progress, device=device
     )
     return BoundStage(_calibrate, (NOT_LIFTED, NO_NEURONS), config)
@@ -166,7 +166,7 @@ def arguments(batch: Any, inputs: tuple[str, ...], number: int = 0) -> tuple[tup
             key = next(iter(batch))
         if len(inputs) == 1 and key is not None and inputs[0] not in ("batch", "inputs"):
             return (_tensor(batch[key], number),), {}
-        if len(inputs) == 1 and key is None or inputs[0] in ("batch", "inputs"):
+        if (len(inputs) == 1 and key is None) or inputs[0] in ("batch", "inputs"):
             return ({name: _tensor(value, number) for name, value in batch.items()},), {}
         raise CalibrationError(
             f"calibrate: batch {number} is a dictionary with keys {list(batch)}, the model's inputs are {list(inputs)}; "

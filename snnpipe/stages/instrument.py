@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snnpipe.frozen import FrozenMap
-from snnpipe.graph import Graph, Node
+from snnpipe.graph import Graph
 from snnpipe.kernels.threshold import Threshold, as_threshold, percentile
 from snnpipe.ops.lift import has_neurons
 from snnpipe.rewrite import rewrite
@@ -47,7 +47,7 @@ def instrument(
     """
     threshold = as_threshold(statistic)
     placed = rewrite(state.graph, state.params, PLACEMENT_RULES)
-    sites = FrozenMap({site.node: site for site in find_sites(placed.graph, rules)})
+    sites: FrozenMap[str, Site] = FrozenMap({site.node: site for site in find_sites(placed.graph, rules)})
     if sites == state.sites and threshold == state.threshold and not placed.done:
         return state
     return state.evolve(

@@ -51,13 +51,15 @@ def replace(
     """
     state = state if state.sites else instrument(state)
     chosen = threshold if callable(threshold) and not isinstance(threshold, Threshold) else None
-    rule = state.threshold if threshold is None or chosen is not None else as_threshold(threshold)
+    rule = state.threshold if threshold is None or chosen is not None else as_threshold(threshold)  # type: ignore[arg-type]
     made: dict[str, Tensor] = {}
     nodes: dict[str, Node] = {}
     events: list[Event] = []
     counts: dict[str, int] = {}
+    quiet: list[str] = []
     for name, site in state.sites.items():
-        theta = _theta(site, state, rule, chosen)
+        theta, silent = _theta(site, state, rule, chosen)
+        quiet += [f"{site.name} ({silent} of {theta.numel()} channels)"] * bool(silent)
         unit = next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron)
         node = state.graph[name]
         stem = f"{site.name}__{unit.name}"
@@ -72,7 +74,14 @@ def replace(
                 input=node["input"], threshold=Param(f"{key}.threshold"), neuron=unit, axis=axis, origin=_origin(node)
             ),
         )
-        events.append(Event("replace", key, f"{unit.unit} neuron", f"{unit}, theta from {_rule_name(rule, chosen, site)}"))
+        source = _rule_name(rule, chosen, site)
+        events.append(Event("replace", key, f"{unit.unit} neuron", f"{unit}, theta from {source}"))
+    if quiet:
+        warnings.warn(
+            f"never fired during calibration: {', '.join(quiet)}. Such a channel takes the largest threshold of its "
+            "site; a site that never fired at all stays silent. If the layers are not dead, calibrate on more data",
+            ThresholdWarning, stacklevel=2,
+        )  # fmt: skip
     graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
     return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
 
@@ -90,19 +99,22 @@ def fixed(theta: float) -> ThresholdRule:
     return rule
 
 
-def _theta(site: Site, state: ConversionState, rule: Threshold, chosen: ThresholdRule | None) -> Tensor:
+def _theta(
+    site: Site, state: ConversionState, rule: Threshold | None, chosen: ThresholdRule | None
+) -> tuple[Tensor, int]:
+    """The site's threshold, and the number of channels that never fired."""
     summary = state.statistics.get(site.node)
     if chosen is not None:
         theta = torch.as_tensor(chosen(site, summary)).detach().reshape(-1)
-        if not bool((torch.isfinite(theta) & (theta > 0)).all()):
+        if theta.numel() == 0 or not bool(_usable(theta).all()):
             raise ThresholdError(
                 f"replace: the threshold rule gave {_short(theta)} for site {site.name}; "
                 "a threshold must be positive and finite"
             )
-        return _like_network(theta, state)
+        return _like_network(theta, state), 0
     if site.cap is not None:
-        return _like_network(torch.tensor([site.cap]), state)
-    if summary is None:
+        return _like_network(torch.tensor([site.cap]), state), 0
+    if summary is None or rule is None:
         raise StageError(
             f"replace: nothing was measured at site {site.name}; put calibrate(loader) before replace, "
             "or give thresholds: replace(threshold=fixed(1.0))"
@@ -114,25 +126,18 @@ def _theta(site: Site, state: ConversionState, rule: Threshold, chosen: Threshol
             f"replace: {rule.name} cannot be computed from {type(summary).__name__} at site {site.name}; "
             f"calibrate for it: pipe(..., instrument(statistic={rule.name}(...)), calibrate(loader))"
         ) from error
-    return _like_network(_without_silent(theta, site), state)
+    return _like_network(_filled(theta), state), int((~_usable(theta)).sum())
 
 
-def _without_silent(theta: Tensor, site: Site) -> Tensor:
-    """The documented fallback for channels that never fired."""
-    fires = torch.isfinite(theta) & (theta > 0)
-    if bool(fires.all()):
-        return theta
-    if not bool(fires.any()):
-        warnings.warn(
-            f"site {site.name} never fired during calibration: its neurons stay silent. Is the calibration data "
-            "representative, or the layer dead?", ThresholdWarning, stacklevel=2,
-        )  # fmt: skip
-        return torch.full_like(theta, torch.finfo(theta.dtype).max / 4)
-    warnings.warn(
-        f"site {site.name}: {int((~fires).sum())} of {theta.numel()} channels never fired during calibration; they take "
-        f"the site's largest threshold, {theta[fires].max().item():.3g}", ThresholdWarning, stacklevel=2,
-    )  # fmt: skip
-    return theta.where(fires, theta[fires].max())
+def _filled(theta: Tensor) -> Tensor:
+    """The documented fallback for channels that never fired: the site's largest threshold, or one never reached."""
+    usable = _usable(theta)
+    largest = theta[usable].max() if bool(usable.any()) else theta.new_tensor(torch.finfo(theta.dtype).max)
+    return theta.where(usable, largest)
+
+
+def _usable(theta: Tensor) -> Tensor:
+    return torch.isfinite(theta) & (theta > 0)
 
 
 def _like_network(theta: Tensor, state: ConversionState) -> Tensor:
@@ -150,12 +155,14 @@ def _origin(node: Node) -> str:
     return f"{node.op} at {node.where}" if node.where else node.op
 
 
-def _rule_name(rule: Threshold, chosen: ThresholdRule | None, site: Site) -> str:
+def _rule_name(rule: Threshold | None, chosen: ThresholdRule | None, site: Site) -> str:
     if chosen is not None:
         return getattr(chosen, "__name__", "a function")
     return f"cap {site.cap:g}" if site.cap is not None else str(rule)
 
 
 def _short(theta: Tensor) -> str:
-    bad = theta[~(torch.isfinite(theta) & (theta > 0))]
+    bad = theta[~_usable(theta)]
+    if theta.numel() == 0:
+        return "an empty tensor"
     return f"{bad[0].item():g} ({bad.numel()} of {theta.numel()} values)"

@@ -11,7 +11,7 @@ from torch import nn
 from snnpipe.errors import StageError, UnsupportedError, listing
 from snnpipe.frontend.shadow import shadow, unwrapped
 from snnpipe.frontend.symbolic import symbolic
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY
 from snnpipe.state import ConversionState, Event
 
 
@@ -19,7 +19,7 @@ def trace(
     model: nn.Module | None = None,
     *,
     inputs: tuple[str, ...] | None = None,
-    constants: Mapping[str, Any] = FrozenMap(),
+    constants: Mapping[str, Any] = EMPTY,
     leaves: tuple[type[nn.Module], ...] = (),
     unsafe_share: bool = False,
 ) -> Any:

@@ -1,0 +1,151 @@
+"""Strategies that draw whole networks, codes, event sequences and neurons.
+
+The structure of a network is Hypothesis' choice, so it shrinks; its values come from one drawn seed, or lie on the
+grid k/8 on which linear arithmetic is exact.
+"""
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from property_tests.blocks import BLOCKS, WIDTH, Block, fill
+from snnpipe import (
+    DIFFERENTIAL,
+    RATE,
+    TD,
+    Clock,
+    Code,
+    Neuron,
+    geometric,
+    integrate_and_fire,
+    leaky_integrate_and_fire,
+    signed_memory,
+)
+
+HEADS = ("none", "classes", "softmax", "dict", "tuple")
+LINEAR = tuple(name for name, kind in BLOCKS.items() if kind.linear)
+RATE_BLOCKS = tuple(name for name, kind in BLOCKS.items() if kind.rate)
+
+
+class Net(nn.Module):
+    """``blocks`` by name, called in ``order`` (a block may be called twice), each with an earlier value as its skip."""
+
+    def __init__(
+        self, image: bool, blocks: tuple[str, ...], order: tuple[int, ...], skips: tuple[int, ...], head: str,
+        seed: int = 0, grid: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.recipe = (image, blocks, order, skips, head, seed, grid)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.body = nn.ModuleList(Block(BLOCKS[name].formula, image) for name in blocks)
+            self.classes = nn.Linear(WIDTH, 2)
+        self.order, self.skips, self.head, self.image = order, skips, head, image
+        fill(self, seed, grid=grid)
+
+    def forward(self, x: Tensor) -> Any:
+        values = [x]
+        for index, skip in zip(self.order, self.skips, strict=True):
+            values.append(self.body[index](values[-1], values[-1 - skip % len(values)]))
+        if self.head == "none":
+            return values[-1]
+        y = self.classes(values[-1].mean((2, 3)) if self.image else values[-1])
+        if self.head == "softmax":
+            return y.softmax(-1)
+        return {"classes": y, "parts": [values[-1]]} if self.head == "dict" else (
+            (y, values[-1]) if self.head == "tuple" else y
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"Net{self.recipe}"
+
+
+@st.composite
+def nets(
+    draw: Any, *, kinds: tuple[str, ...] = tuple(BLOCKS), heads: tuple[str, ...] = HEADS, grid: bool = False,
+    max_blocks: int = 4,
+) -> Net:  # fmt: skip
+    """Any network of ``blocks.py``; of linear blocks and ``grid=True``, one whose arithmetic is exact."""
+    blocks = tuple(draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=max_blocks)))
+    again = draw(st.lists(st.integers(0, len(blocks) - 1), max_size=2))
+    order = (*range(len(blocks)), *again)
+    skips = tuple(draw(st.lists(st.integers(0, 3), min_size=len(order), max_size=len(order))))
+    head = draw(st.sampled_from(heads))
+    return Net(draw(st.booleans()), blocks, order, skips, head, draw(st.integers(0, 999)), grid)
+
+
+def relu_nets(**options: Any) -> st.SearchStrategy[Net]:
+    """Networks of linear maps, ReLU and max-pool of ReLU: what a rate code converges on, without graded units."""
+    return nets(kinds=RATE_BLOCKS, **({"heads": ("none", "classes", "dict")} | options))
+
+
+def linear_nets() -> st.SearchStrategy[Net]:
+    """Affine networks with values on the grid k/8: their float64 arithmetic does not round."""
+    return nets(kinds=LINEAR, heads=("none",), grid=True, max_blocks=3)
+
+
+def inputs(net: Net, seed: int, *, batch: int = 2, grid: bool = False, dtype: torch.dtype | None = None) -> Tensor:
+    """An input for ``net``: normal, or multiples of 1/8 up to 1."""
+    g = torch.Generator().manual_seed(seed)
+    shape = (batch, WIDTH, *[WIDTH, WIDTH] * net.image)
+    drawn = torch.randint(-8, 9, shape, generator=g) / 8 if grid else torch.randn(shape, generator=g)
+    return drawn.to(dtype or next(net.parameters()).dtype)
+
+
+def codes() -> st.SearchStrategy[Code]:
+    return st.one_of(
+        st.sampled_from([TD, RATE, DIFFERENTIAL]),
+        st.sampled_from([2.0, 1.3, 0.75]).map(geometric),
+        st.just(Code("leaky", lambda t: 0.5, lambda t: 1.0 + 1.0 / t)),  # one of the user's own
+    )
+
+
+def decode(events: Tensor, code: Code) -> Tensor:
+    """The definition, by a loop: ``X_t = alpha_t X_{t-1} + a_t x_t``; all prefixes, stacked."""
+    decoded = [code.a(1) * events[0]]
+    for t in range(2, len(events) + 1):
+        decoded.append(code.alpha(t) * decoded[-1] + code.a(t) * events[t - 1])
+    return torch.stack(decoded)
+
+
+@st.composite
+def event_sequences(draw: Any, like: Tensor, code: Code, *, max_steps: int = 5, grid: bool = False) -> Tensor:
+    """Events (T, ...) of unequal size at each step, T >= 1, some steps empty; worth about 1 when decoded."""
+    steps = draw(st.integers(1, max_steps))
+    g = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    sizes = draw(st.lists(st.sampled_from([0.0, 0.25, 1.0]), min_size=steps, max_size=steps))
+    shape = (steps, *like.shape)
+    drawn = torch.randint(-8, 9, shape, generator=g).double() / 8 if grid else torch.randn(shape, generator=g).double()
+    scale = torch.tensor([size / (1.0 if code.name == "RATE" else code.a(t)) for t, size in enumerate(sizes, 1)])
+    return (drawn * scale.reshape(-1, *[1] * like.ndim)).to(like.dtype)
+
+
+def neurons() -> st.SearchStrategy[Neuron]:
+    start = st.sampled_from([0.0, 0.25, 0.5])
+    return st.one_of(
+        st.builds(lambda v: integrate_and_fire(v_init=v), start),
+        st.builds(lambda v, r: integrate_and_fire(v_init=v, v_reset=r), start, st.sampled_from([0.0, 0.25])),
+        st.builds(lambda v: leaky_integrate_and_fire(tau=4.0, v_init=v), start),
+        st.builds(lambda v: signed_memory(v_init=v), start),
+    )
+
+
+def _exact_step(state: Any, z: Tensor, theta: Tensor, clock: Clock, *, f: Any, **_: Any) -> Any:
+    before, said = state
+    Z = clock.alpha * before + clock.a * z
+    Y = f(Z)
+    return (Z, Y), (Y - clock.alpha * said) / clock.a
+
+
+def exact(f: Any) -> Neuron:
+    """An encoder without quantisation: its events decode to ``f`` of its decoded input, at every step."""
+    return Neuron(
+        "exact", lambda theta, **_: (torch.zeros_like(theta), torch.zeros_like(theta)), _exact_step, "graded", {"f": f}
+    )
+
+
+def wire() -> Neuron:
+    """An encoder that passes its events on: what stands before it must travel as events."""
+    return Neuron("wire", lambda theta, **_: theta, lambda state, z, theta, clock, **_: (state, z), "graded")

@@ -1,0 +1,107 @@
+"""Counting spikes.
+
+A throwaway network is built around the same tensors, whose neurons count what they emit; the network one asks about
+is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from snnpipe.emit import neuron_path
+from snnpipe.errors import SnnpipeError
+from snnpipe.graph import Graph, Node
+from snnpipe.runtime.encoding import Encoding, constant
+from snnpipe.runtime.network import SpikingNetwork
+
+#: The network's own default.
+CONSTANT = constant()
+
+
+@attrs.frozen(eq=False)
+class SpikeCount:
+    """The events of one layer of neurons.
+
+    Attributes:
+        per_step: (T,) whole numbers: how many events of step 1, 2, ... were not zero, over all neurons and samples.
+        size: number of neurons times number of samples: the most events there can be in a step.
+    """
+
+    per_step: Tensor
+    size: int
+
+
+def spike_counts(
+    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONSTANT, **named: Any
+) -> dict[str, SpikeCount]:
+    """Count the nonzero events of every layer of neurons in ``snn(*inputs, T=T)``; the network is unchanged.
+
+    A spike of either sign counts once, and so does an event of any level.
+
+    Args:
+        snn: a converted network.
+        *inputs, **named: as the network takes them.
+        T: number of steps.
+        encoding: as the network takes it.
+
+    Returns:
+        The counts by name of the neuron, as in ``snn.neurons()``.
+
+    Raises:
+        InputError: what the network itself does not take.
+
+    >>> from torch import nn
+    >>> from snnpipe import fixed, integrate_and_fire, pipe, replace, to_snn, trace
+    >>> neuron = replace(neuron=integrate_and_fire(v_init=0.0), threshold=fixed(1.0))
+    >>> snn = pipe(nn.ReLU(), trace, neuron, to_snn)
+    >>> counts = spike_counts(snn, torch.tensor([[0.25, 0.5, -1.0]]), T=4)
+    >>> [(count.per_step.tolist(), count.size) for count in counts.values()]
+    [([0, 1, 0, 2], 3)]
+    """
+    counts: dict[str, list[Tensor]] = {}
+    sizes: dict[str, int] = {}
+
+    def counting(node: Node) -> Node:
+        name, neuron = neuron_path(node), node["neuron"]
+        counts[name] = []
+
+        def step(state: Any, z: Tensor, theta: Tensor, clock: Any, **options: Any) -> tuple[Any, Tensor]:
+            state, events = neuron.step(state, z, theta, clock, **options)
+            counts[name].append(events.count_nonzero())
+            sizes[name] = events.numel()
+            return state, events
+
+        return node.evolve(neuron=attrs.evolve(neuron, step=step))
+
+    graph = Graph(tuple(counting(node) if node.op == "encode" else node for node in snn.graph), snn.graph.output)
+    with torch.no_grad():
+        SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, **named)
+    return {name: SpikeCount(torch.stack(count).cpu(), sizes[name]) for name, count in counts.items()}
+
+
+def spikes_per_neuron(counts: Mapping[str, SpikeCount]) -> Tensor:
+    """Spikes up to each step, averaged over all neurons of all layers and over the samples.
+
+    ``r_t = (sum over layers and steps up to t of their events) / (sum over layers of neurons x samples)``
+
+    Args:
+        counts: what ``spike_counts`` found.
+
+    Returns:
+        (T,) float64.
+
+    Raises:
+        SnnpipeError: the network has no neurons.
+
+    >>> spikes_per_neuron({"a": SpikeCount(torch.tensor([1, 3]), 4), "b": SpikeCount(torch.tensor([0, 2]), 4)})
+    tensor([0.1250, 0.7500], dtype=torch.float64)
+    """
+    if not counts:
+        raise SnnpipeError("spikes_per_neuron: counts is empty: the network has no neurons")
+    total = torch.stack([count.per_step for count in counts.values()]).sum(0)
+    return total.cumsum(0).double() / sum(count.size for count in counts.values())

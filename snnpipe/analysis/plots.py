@@ -1,0 +1,97 @@
+"""Figures; matplotlib is imported when one is drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from os import PathLike
+
+import attrs
+
+from snnpipe.errors import SnnpipeError
+
+# Okabe and Ito 2008, "Color universal design": told apart with every kind of colour vision.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+
+
+@attrs.frozen
+class Row:
+    """What a network achieves after T steps.
+
+    Attributes:
+        T: steps.
+        accuracy: share of right answers, in per cent.
+        agreement: share of answers that are the ANN's, in per cent.
+        spikes: spikes per neuron and sample up to step T.
+    """
+
+    T: int
+    accuracy: float
+    agreement: float
+    spikes: float
+
+
+def require_matplotlib() -> None:
+    """Say how to install matplotlib if it is missing; ask before a long computation.
+
+    Raises:
+        SnnpipeError: it is missing.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise SnnpipeError('figures need matplotlib: pip install "snnpipe[demo]"')
+
+
+def plot_accuracy(
+    rows: Sequence[Row],
+    ann_accuracy: float,
+    path: str | PathLike[str],
+    *,
+    title: str = "Accuracy of the converted network against time steps",
+) -> None:
+    """Draw accuracy and agreement with the ANN, and below it spikes per neuron, against T (log2) into a file.
+
+    Args:
+        rows: one per T, in ascending order.
+        ann_accuracy: the ANN's accuracy in per cent, drawn as a dashed line.
+        path: where to write; the ending (``.png``, ``.svg``, ``.pdf``) says in which format.
+        title: stands above the figure.
+
+    Raises:
+        SnnpipeError: no rows, or matplotlib is missing.
+
+    >>> plot_accuracy([], 98.0, "figure.png")
+    Traceback (most recent call last):
+    snnpipe.errors.SnnpipeError: plot_accuracy: there are no rows to draw
+    """
+    if not rows:
+        raise SnnpipeError("plot_accuracy: there are no rows to draw")
+    require_matplotlib()
+    from matplotlib.figure import Figure
+
+    T = [row.T for row in rows]
+    figure = Figure(figsize=(7.0, 6.4), dpi=150, layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+
+    top.axhline(ann_accuracy, color=_GREY, linestyle="--", linewidth=1.5, label=f"ANN accuracy ({ann_accuracy:.1f} %)")
+    top.plot(T, [row.accuracy for row in rows], "o-", color=_BLUE, linewidth=2, label="SNN accuracy")
+    top.plot(T, [row.agreement for row in rows], "s:", color=_ORANGE, linewidth=2, label="SNN agreement with the ANN")
+    low = min(ann_accuracy, *(min(row.accuracy, row.agreement) for row in rows))
+    top.set_ylim(low - 0.08 * (100 - low) - 0.5, 100 + 0.06 * (100 - low) + 0.3)
+    top.set_ylabel("test samples (%)")
+    top.set_title(title, fontsize=13)
+    top.legend(loc="best", framealpha=1.0)
+
+    bottom.plot(T, [row.spikes for row in rows], "^-", color=_GREEN, linewidth=2)
+    for row in rows:
+        bottom.annotate(f"{row.spikes:.2g}", (row.T, row.spikes), (0, 7), textcoords="offset points", ha="center")
+    bottom.set_ylim(0, 1.2 * max(row.spikes for row in rows) or 1.0)
+    bottom.set_ylabel("spikes per neuron\nand sample, up to T")
+    bottom.set_xlabel("time steps T (log scale)")
+    bottom.set_xscale("log", base=2)
+    bottom.set_xticks(T, [str(t) for t in T])
+    bottom.minorticks_off()
+    for axes in (top, bottom):
+        axes.grid(color="#DDDDDD", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)

@@ -1,0 +1,101 @@
+"""What the stages did and what the units are, in words.
+
+Knows the history and the law's placement of operators; changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from itertools import groupby
+
+from snnpipe.graph import Graph, Node
+from snnpipe.kernels.neuron import UNITS
+from snnpipe.ops.lift import graded_units, unlift
+from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.state import ConversionState, Event
+
+
+def report(subject: ConversionState | SpikingNetwork) -> str:
+    """Render the history as a table grouped by stage, then the kinds of unit and whether the network spikes.
+
+    Args:
+        subject: a state between any two stages, or the network.
+
+    >>> from torch import nn
+    >>> from snnpipe import fixed, pipe, replace, to_snn, trace
+    >>> print(report(pipe(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), trace, replace(threshold=fixed(1.0)), to_snn)))
+    trace
+      Sequential  traced symbolically  taken in evaluation mode
+    instrument
+      1           site                 channel axis -1
+    replace
+      1__if0      binary neuron        if(v_init=0.5, v_reset=None), theta from ...
+    td_rewrite
+      RATE        lifted               1 source, 1 linear, 1 neuron
+    <BLANKLINE>
+    units: 1 binary neuron layer
+    fully spiking
+    """
+    lines = [*_table(subject.history), "", *unit_lines(subject)]
+    return "\n".join(lines if subject.history else lines[1:])
+
+
+def unit_lines(subject: ConversionState | SpikingNetwork) -> list[str]:
+    """The last lines of a report: how many units of which kind, and whether the network is fully spiking.
+
+    A unit is a neuron, or an operator between neurons that is not linear: its output is a float at every step, so it
+    is graded.  A network with a graded unit is never called fully spiking.
+    """
+    graph = unlift(subject.graph)
+    neurons = [node for node in graph if node.op == "encode"]
+    if not neurons:
+        return [_without_neurons(subject)]
+    streamed = _graded(graph, neurons, temporal_inputs=True)
+    graded = _graded(graph, neurons, temporal_inputs=False)
+    return [f"units: {_kinds(neurons, graded)}", _verdict(graded, [node for node in streamed if node not in graded])]
+
+
+def _graded(graph: Graph, neurons: list[Node], *, temporal_inputs: bool) -> list[Node]:
+    own = [node for node in neurons if node["neuron"].unit == "graded"]
+    return own + list(graded_units(graph, temporal_inputs=temporal_inputs))
+
+
+def _kinds(neurons: list[Node], graded: list[Node]) -> str:
+    count = Counter(node["neuron"].unit for node in neurons)
+    operators = sum(node.op != "encode" for node in graded)
+    kinds = [f"{count[unit]} {unit} neuron layer{'s' * (count[unit] > 1)}" for unit in UNITS if count[unit]]
+    return ", ".join(kinds + [f"{operators} graded (float) operator{'s' * (operators > 1)}"] * bool(operators))
+
+
+def _verdict(graded: list[Node], only_streamed: list[Node]) -> str:
+    if graded:
+        return f"not fully spiking: graded units {_names(graded)}"
+    if only_streamed:
+        return f"fully spiking for a constant input; graded units when the input is events: {_names(only_streamed)}"
+    return "fully spiking"
+
+
+def _without_neurons(subject: ConversionState | SpikingNetwork) -> str:
+    if subject.code is not None:
+        return f"not spiking: there are no neurons; every value is graded (float), carried by {subject.code}"
+    sites = len(subject.sites)
+    return f"not spiking yet: no neurons, {sites} site{'s' * (sites != 1)}; replace puts neurons at the sites"
+
+
+def _names(nodes: Iterable[Node]) -> str:
+    return ", ".join(f"{node.path or node.name} ({_operator(node)})" for node in nodes)
+
+
+def _operator(node: Node) -> str:
+    return str(node["neuron"]) if node.op == "encode" else node.op
+
+
+def _table(history: tuple[Event, ...]) -> list[str]:
+    subject = max((len(event.subject) for event in history), default=0)
+    action = max((len(event.action) for event in history), default=0)
+    lines: list[str] = []
+    for stage, events in groupby(history, lambda event: event.stage):
+        lines.append(stage)
+        lines += [f"  {e.subject:<{subject}}  {e.action:<{action}}  {e.detail}".rstrip() for e in events]
+    return lines

@@ -1,0 +1,70 @@
+"""The table of awkward networks; ``test_awkward_models`` holds every law against every row."""
+
+from torch import nn
+
+from tests import models as m
+from tests.models import C, Case, L, im, x
+
+CASES = (
+    Case("P2 one ReLU, many calls, two names", m.shared_relu, x, 2),
+    Case("P3 reused conv, two norms", lambda: m.TwoNorms(c=C(2, 4), bn1=nn.BatchNorm2d(4), bn2=nn.BatchNorm2d(4),
+                                                         r=nn.ReLU()), im, 1),
+    Case("P3 reused conv, norm on one path", lambda: m.NormOnOnePath(c=C(2, 4), bn1=nn.BatchNorm2d(4), r=nn.ReLU()),
+         im, 1),
+    Case("P4 tied weights", m.tied, x, 1),
+    Case("P5 skip sees the rectified tensor", lambda: m.SkipSeesRectified(a=L(6, 6), b=L(6, 6), r=nn.ReLU(True)), x, 1),
+    Case("P5 residual added in place", lambda: m.ResidualInPlace(a=L(6, 6), b=L(6, 6), r=nn.ReLU(True)), x, 2),
+    Case("P6 statements with unused results", lambda: m.UnusedResult(a=L(6, 8), b=L(8, 3)), x, 1),
+    Case("P7 MaxPool2d(2)", m.pooled(nn.MaxPool2d(2), 16), im, 1),
+    Case("P7 MaxPool2d(3, 2, 1)", m.pooled(nn.MaxPool2d(3, 2, 1), 16), im, 1),
+    Case("P7 ceil_mode", m.pooled(nn.MaxPool2d(3, 2, ceil_mode=True), 16), im, 1),
+    Case("P7 AdaptiveMaxPool2d", m.pooled(nn.AdaptiveMaxPool2d(3), 36), im, 1),
+    Case("P7 pool and skip", m.skipped(nn.MaxPool2d(2)), im, 2),
+    Case("P7 adaptive pool and skip", m.skipped(nn.AdaptiveMaxPool2d(2)), im, 2),
+    Case("P8 view by shape", lambda: m.ViewByShape(c=C(2, 3), r=nn.ReLU(), f=L(48, 4)), im, 1),
+    Case("P8 view by size", lambda: m.ViewBySize(c=C(2, 3), r=nn.ReLU(), f=L(48, 4)), im, 1),
+    Case("P10 optional input left out", lambda: m.OptionalInput(a=L(6, 4), r=nn.ReLU()), x, 1),
+    Case("P10 optional input given", lambda: m.OptionalInput(a=L(6, 4), r=nn.ReLU()),
+         lambda: (*x(), m.vectors(width=4)), 1, {"inputs": ("x", "y")}),
+    Case("P10 dict in, dict out", lambda: m.DictInDictOut(a=L(6, 8), b=L(8, 3), r=nn.ReLU()),
+         lambda: ({"x": m.vectors()},), 1),
+    Case("P10 NamedTuple out", lambda: m.NamedTupleOut(a=L(6, 8), b=L(8, 3), r=nn.ReLU()), x, 1),
+    Case("P11 C2f", lambda: m.C2f(c=C(2, 8, 1), m=nn.ModuleList([C(4, 4, 3, padding=1) for _ in range(2)]),
+                                  o=C(16, 3, 1)), im, 0),
+    Case("P16 no running statistics", m.normalised(C(2, 4), nn.BatchNorm2d(4, track_running_stats=False)), im, 1),
+    Case("P16 no affine", m.normalised(C(2, 4), nn.BatchNorm2d(4, affine=False)), im, 1),
+    Case("P16 norm before conv", m.normalised(nn.BatchNorm2d(2), nn.ReLU(), C(2, 4, padding=1)), im, 2),
+    Case("P16 Linear, norm on (N, C)", m.normalised(L(6, 8), nn.BatchNorm1d(8)), x, 1),
+    Case("P16 Linear, norm on (N, L, C)", m.normalised(L(16, 8), nn.BatchNorm1d(4)), m.token_rows, 1),
+    Case("P16 Linear, norm on (N, L, C), square", m.normalised(L(16, 4), nn.BatchNorm1d(4)), m.token_rows, 1),
+    Case("P16 ConvTranspose, norm", m.normalised(nn.ConvTranspose2d(2, 6, 3, stride=2, groups=2), nn.BatchNorm2d(6)),
+         im, 1),
+    Case("P16 conv without bias", m.normalised(C(2, 4, bias=False), nn.BatchNorm2d(4)), im, 1),
+    Case("P17 squeeze and excite", lambda: m.SqueezeExcite(c=C(2, 4), fc=C(4, 4, 1), d=C(4, 2, 1), r=nn.ReLU()), im, 1),
+    Case("P17 gate before a neuron", lambda: nn.Sequential(
+        m.SqueezeExcite(c=C(2, 4), fc=C(4, 4, 1), d=C(4, 2, 1), r=nn.ReLU()), nn.ReLU(), C(2, 3, 1)), im, 2),
+    Case("P18 weight-tied recurrence", lambda: m.Recurrent(a=L(6, 6), r=nn.ReLU()), x, 3),
+    Case("P18 block called twice", lambda: nn.Sequential(*[m.Recurrent(a=L(6, 6), r=nn.ReLU())] * 2), x, 6),
+    Case("P19 parametrized weights", m.normed, x, 1),
+    Case("P20 attention, sdpa", m.attention(m.F.scaled_dot_product_attention), m.words, 0),
+    Case("P20 attention, causal", m.attention(m.causal), m.words, 0),
+    Case("P20 attention, by hand", m.attention(m.manual), m.words, 0),
+    Case("P20 attention, einsum", m.attention(m.einsum), m.words, 0),
+    Case("P21 class token, MHA", m.class_token, m.words, 0),
+    Case("P22 language block", m.language_block, m.tokens, 0),
+    Case("P23 softmax head", lambda: m.Head(a=L(6, 8), r=nn.ReLU(), c=L(8, 3), head=nn.Softmax(-1)), x, 1),
+    Case("P23 sigmoid head", lambda: m.Head(a=L(6, 8), r=nn.ReLU(), c=L(8, 3), head=nn.Sigmoid()), x, 1),
+    Case("P23 physical units", lambda: m.Head(a=L(6, 8), r=nn.ReLU(), c=L(8, 3), head=lambda y: 300 + 20 * y), x, 1),
+    Case("P24 colliding names", lambda: m.Colliding(spiking_0=L(6, 8), graph_module=L(8, 8), step=L(8, 2),
+                                                    relu__if0=nn.ReLU()), x, 2),
+    Case("P25 clamp(0, 1)", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=lambda y: y.clamp(0, 1)), x, 1),
+    Case("P25 ReLU6", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=nn.ReLU6()), x, 1),
+    Case("P25 Hardtanh(0, 1)", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=nn.Hardtanh(0, 1)), x, 1),
+)  # fmt: skip
+
+NAMES = [case.name for case in CASES]
+
+
+def named(prefix):
+    """The rows whose name starts so."""
+    return [case for case in CASES if case.name.startswith(prefix)]

@@ -1,0 +1,122 @@
+"""The demonstration, end to end with little training."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import snnpipe
+from snnpipe import cli, demo
+from snnpipe.analysis.plots import Row, plot_accuracy, require_matplotlib
+from snnpipe.errors import SnnpipeError
+
+COLUMNS = ["T", "accuracy %", "agreement with ANN %", "spikes per neuron"]
+
+
+@pytest.fixture(scope="module")
+def result():
+    pytest.importorskip("sklearn")
+    return demo.run(steps=6, epochs=2)
+
+
+def test_a_row_for_each_power_of_two_and_the_last_step(result):
+    assert [row.T for row in result.rows] == [1, 2, 4, 6]
+    assert all(0 <= row.accuracy <= 100 and 0 <= row.agreement <= 100 for row in result.rows)
+    spikes = [row.spikes for row in result.rows]
+    assert spikes == sorted(spikes)
+    assert all(0 < row.spikes <= row.T for row in result.rows)
+
+
+def test_the_network_learns_and_keeps_what_it_learned(result):
+    assert result.ann_accuracy > 80
+    assert result.rows[-1].agreement > 80
+
+
+def test_test_images_are_not_calibrated_on(result):
+    assert result.images == (1347, 450)
+    assert [event.detail for event in result.snn.history if event.stage == "calibrate"] == ["11 batches"]
+
+
+def test_the_table_is_aligned(result):
+    lines = demo.render(result).splitlines()
+    start = next(number for number, line in enumerate(lines) if "accuracy %" in line)
+    header, rule, *rows = lines[start : start + 2 + len(result.rows)]
+    assert [part.strip() for part in header.split("  ") if part.strip()] == COLUMNS
+    assert {len(line) for line in (header, rule, *rows)} == {len(header)}
+    assert [len(row.split()) for row in rows] == [4] * len(result.rows)
+    assert f"ANN accuracy: {result.ann_accuracy:.2f} %" in lines
+    assert "units: 3 binary neuron layers" in lines
+
+
+def test_the_same_seed_gives_the_same_rows(result):
+    threads, generator = torch.get_num_threads(), torch.get_rng_state()
+    again = demo.run(steps=6, epochs=2)
+    assert again.rows == result.rows
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_the_command_prints_and_draws(result, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(cli, "run", lambda **options: result)
+    out = tmp_path / "figure.png"
+    assert cli.main(["demo", "--steps", "6", "--out", str(out), "--no-progress"]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert all(column in printed for column in COLUMNS)
+    assert printed.endswith(f"figure: {out}\n")
+
+
+SILENT = [Row(1, 100.0, 100.0, 0.0)]
+MANY = [Row(2**k, 50.0 + k, 60.0, 0.2 * 2**k) for k in range(9)]
+
+
+@pytest.mark.parametrize("rows", [SILENT, MANY], ids=["one", "many"])
+def test_plot_of_few_and_many_rows(rows, tmp_path):
+    pytest.importorskip("matplotlib")
+    plot_accuracy(rows, 100.0, tmp_path / "figure.svg")
+    text = (tmp_path / "figure.svg").read_text()
+    assert text.count("<svg") == 1
+
+
+@pytest.mark.parametrize("name", list(demo.NEURONS))
+def test_options_reach_the_demo(name, result, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    seen = {}
+    monkeypatch.setattr(cli, "run", lambda **options: seen.update(options) or result)
+    cli.main(["demo", "--neuron", name, "--seed", "3", "--out", str(tmp_path / "figure.png")])
+    assert seen == {"steps": 64, "seed": 3, "neuron": name, "progress": True}
+
+
+def test_missing_extras_say_what_to_install(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(SnnpipeError, match=r'pip install "snnpipe\[demo\]"'):
+        demo.digits(0)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SnnpipeError, match=r'pip install "snnpipe\[demo\]"'):
+        require_matplotlib()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", "--out", str(tmp_path / "figure.png")])
+    assert stop.value.code == 1
+    assert 'pip install "snnpipe[demo]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", ["--steps 0", "--steps many", "--neuron lif", "--out /no/such/folder/x.png"])
+def test_bad_options_are_refused_before_anything_runs(bad, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "run", lambda **options: pytest.fail("ran"))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["demo", *bad.split()])
+    assert stop.value.code == 2
+    assert bad.split()[0] in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    assert cli.main([]) == 0
+    assert "demo" in capsys.readouterr().out
+
+
+def test_version_of_the_module():
+    done = subprocess.run([sys.executable, "-m", "snnpipe", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"snnpipe {snnpipe.__version__}\n"
