@@ -16,6 +16,7 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.neuron import Neuron, integrate_and_fire, leaky_integrate_and_fire, signed_memory
 from snnpipe.kernels.threshold import Threshold, ema, maximum, percentile, scaled
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
@@ -36,7 +37,8 @@ __all__ = [
     "DIFFERENTIAL", "RATE", "TD", "CalibrationError", "Clock", "Code", "ConversionState", "Encoding", "Event",
     "GraphError", "InputError", "Neuron", "Site", "SnnpipeError", "SpikingNetwork", "StageError", "Threshold",
     "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "calibrate", "constant", "digest", "ema",
-    "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire", "leaky_integrate_and_fire", "maximum",
-    "percentile", "pipe", "poisson", "replace", "scaled", "signed_memory", "state_equal", "td_rewrite", "to_module",
+    "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire", "leaky_integrate_and_fire",
+    "load_statistics", "maximum", "merge_statistics", "percentile", "pipe", "poisson", "replace", "save_statistics",
+    "scaled", "signed_memory", "state_equal", "td_rewrite", "to_module",
     "to_snn", "trace",
 ]  # fmt: skip

@@ -140,5 +140,3 @@ def cloned(params: Mapping[str, Tensor], *, requires_grad: bool | None = None) -
                 copy = nn.Parameter(copy, requires_grad=wanted and copy.is_floating_point())
             copies[id(tensor)] = copy
     return {key: copies[id(tensor)] for key, tensor in params.items()}
-
-

@@ -117,5 +117,3 @@ def pipe(value: Any, *stages: Callable[..., Any]) -> Any:
     '4'
     """
     return toolz.pipe(value, *stages)
-
-

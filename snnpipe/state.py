@@ -95,8 +95,8 @@ class ConversionState:
         ...             node.replace_all_uses_with(half, delete_user_cb=lambda user: user is not half)
         >>> state = snnpipe.trace(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU()))
         >>> print(state.edit(halve).graph)
-        input_1 = input(name='input')
-        _0 = linear(input=input_1, weight=%0.weight, bias=%0.bias)
+        input = input(name='input')
+        _0 = linear(input=input, weight=%0.weight, bias=%0.bias)
         _1 = relu(input=_0)
         mul = mul(a=_1, b=0.5)
         return mul

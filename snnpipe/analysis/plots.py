@@ -83,7 +83,8 @@ def plot_accuracy(
 
     bottom.plot(T, [row.spikes for row in rows], "^-", color=_GREEN, linewidth=2)
     for row in rows:
-        bottom.annotate(f"{row.spikes:.2g}", (row.T, row.spikes), (0, 7), textcoords="offset points", ha="center")
+        at = (row.T, row.spikes)  # the curve rises to the right, so there is room on the upper left
+        bottom.annotate(f"{row.spikes:.3g}", at, (4, 8), textcoords="offset points", ha="right")
     bottom.set_ylim(0, 1.2 * max(row.spikes for row in rows) or 1.0)
     bottom.set_ylabel("spikes per neuron\nand sample, up to T")
     bottom.set_xlabel("time steps T (log scale)")

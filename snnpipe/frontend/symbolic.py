@@ -54,8 +54,6 @@ def symbolic(
 
 
 class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True
-
     def __init__(
         self, inputs: tuple[str, ...] | None, constants: dict[str, Any], leaves: tuple[type[nn.Module], ...]
     ) -> None:
@@ -63,12 +61,15 @@ class _Tracer(fx.Tracer):
         self.inputs, self.constants, self.leaves = inputs, constants, leaves
         self.whole: set[nn.Module] = set()
         self.paths: dict[nn.Module, str] = {}
+        self.tensor_keys: dict[int, str] = {}
         self.fetched: dict[str, fx.Proxy] = {}
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Inputs become symbols; every other argument takes its given or default value."""
+        tensors = (*self.root.named_parameters(), *self.root.named_buffers())
+        self.tensor_keys = {id(tensor): key for key, tensor in tensors}
         self.paths = {module: path for path, module in reversed(list(self.root.named_modules()))}
         parameters = list(inspect.signature(root_fn).parameters.values())[1:]
         names = [p.name for p in parameters]
@@ -144,8 +145,13 @@ class _Tracer(fx.Tracer):
             self.graph.erase_node(node)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        self.fetched = parameter_proxy_cache
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        """Parameters and buffers become symbols, one for each tensor however often it is read."""
+        key = self.tensor_keys.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
+        if key is None:
+            return attr_val
+        if key not in self.fetched:
+            self.fetched[key] = self.create_proxy("get_attr", key, (), {})
+        return self.fetched[key]
 
 
 class _Symbol(fx.Proxy):

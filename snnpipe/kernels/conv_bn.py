@@ -33,7 +33,8 @@ def fold_batch_norm(
         transposed_groups: the number of groups of a transposed convolution, ``None`` for the others.
 
     Returns:
-        New tensors in the dtype of ``weight``; the sums are done in float64, so each entry is rounded once.
+        New tensors in the dtype of ``weight``.  g and b' are computed in float64, so an entry of W' is rounded twice
+        (g, then the product) and one of b' once.
     """
     wide = torch.float64
     g = torch.rsqrt(var.to(wide) + eps)
@@ -41,10 +42,11 @@ def fold_batch_norm(
         g = g * gamma.to(wide)
     shift = (0.0 if bias is None else bias.to(wide)) - mean.to(wide)
     new_bias = g * shift if beta is None else g * shift + beta.to(wide)
+    scale = g.to(weight.dtype)
     if transposed_groups is None:
-        new_weight = weight.to(wide) * g.reshape(-1, *[1] * (weight.ndim - 1))
+        new_weight = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     else:  # (groups, I/groups, O/groups, ...): output channel = group * (O/groups) + index
-        grouped = weight.to(wide).unflatten(0, (transposed_groups, -1))
-        scale = g.reshape(transposed_groups, 1, -1, *[1] * (weight.ndim - 2))
-        new_weight = (grouped * scale).flatten(0, 1)
-    return new_weight.to(weight.dtype), new_bias.to(weight.dtype)
+        grouped = weight.unflatten(0, (transposed_groups, -1))
+        per_output = scale.reshape(transposed_groups, 1, -1, *[1] * (weight.ndim - 2))
+        new_weight = (grouped * per_output).flatten(0, 1)
+    return new_weight, new_bias.to(weight.dtype)

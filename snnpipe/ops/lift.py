@@ -148,7 +148,8 @@ def lift(graph: Graph, *, temporal_inputs: bool) -> Graph:
         elif placement.case in (Case.LINEAR, Case.GENERAL):
             node = attrs.evolve(node, operands=_converted_operands(node, placement, lifted))
         lifted.add(node, placement.form)
-    return Graph(tuple(lifted.nodes), lifted.decoded(graph.output)).live()
+    output = lifted.decoded(graph.output)  # may add nodes
+    return Graph(tuple(lifted.nodes), output).live()
 
 
 def _converted_operands(node: Node, placement: Placement, lifted: _Lifted) -> FrozenMap[str, Any]:

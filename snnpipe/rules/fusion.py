@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from snnpipe.frozen import FrozenMap
@@ -68,10 +69,11 @@ def _fold(
     mean, var, gamma, beta = map(tensor, _statistics(node))
     assert mean is not None
     assert var is not None
-    weight, bias = fold_batch_norm(
-        params[before["weight"].key], tensor(before.get("bias")), mean, var, gamma, beta, node.get("eps", 1e-5),
-        transposed_groups=transposed_groups,
-    )  # fmt: skip
+    with torch.no_grad():
+        weight, bias = fold_batch_norm(
+            params[before["weight"].key], tensor(before.get("bias")), mean, var, gamma, beta, node.get("eps", 1e-5),
+            transposed_groups=transposed_groups,
+        )  # fmt: skip
     stem = _new_stem(before, node, params)
     folded = before.evolve(weight=Param(f"{stem}.weight"), bias=Param(f"{stem}.bias"))
     made = Node(node.name, before.op, folded.operands, before.path, before.where)

@@ -54,9 +54,7 @@ class SpikingNetwork(nn.Module):
         history: what the stages did.
     """
 
-    def __init__(
-        self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()
-    ) -> None:
+    def __init__(self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()) -> None:
         super().__init__()
         self.graph, self.code, self.history = graph, code, history
         self._stream = program(lift(graph, temporal_inputs=True), temporal_inputs=True)

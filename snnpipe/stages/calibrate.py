@@ -94,7 +94,9 @@ def _calibrate(
         for count, batch in enumerate(tqdm(limited, "calibrate", disable=not progress), start=1):
             for name, summary in model.measure(batch, forward, where, count - 1).items():
                 _check_finite(summary, measured[name], count - 1)
-                totals[name] = statistic.merge(totals[name], summary, **statistic.options) if name in totals else summary
+                totals[name] = (
+                    statistic.merge(totals[name], summary, **statistic.options) if name in totals else summary
+                )
     if count == 0:
         raise CalibrationError(
             "calibrate: there was no batch. Is the loader empty, or a generator that was used up before? "
@@ -128,6 +130,7 @@ class _Measuring(nn.Module):
         tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
         self.run = fx.GraphModule(tree, graph)
         self.inputs = tuple(node["name"] for node in state.graph.inputs)
+        self.by_key = any(node.op == "getitem" and isinstance(node["index"], str) for node in state.graph)
         self.home = next((tensor.device for tensor in state.params.values()), torch.device("cpu"))
         self.place = self.home
         self.found: dict[str, Any] = {}
@@ -146,37 +149,38 @@ class _Measuring(nn.Module):
             if not self.found:
                 raise CalibrationError(f"calibrate: forward(model, batch) did not call the model on batch {number}")
             return self.found
-        args, kwargs = arguments(batch, self.inputs, number)
+        args, kwargs = arguments(batch, self.inputs, by_key=self.by_key, number=number)
         args, kwargs = map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         self(*args, **kwargs)
         return self.found
 
 
-def arguments(batch: Any, inputs: tuple[str, ...], number: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a batch of a loader is handed to a model with these inputs.
+def arguments(
+    batch: Any, inputs: tuple[str, ...], *, by_key: bool = False, number: int = 0
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How batch ``number`` of a loader is handed to a model with these ``inputs``.
+
+    ``by_key`` says that the model reads its one input like a dictionary.
 
     >>> arguments({"x": [1.0], "label": 3}, ("x",))
     ((tensor([1.]),), {})
     """
     if isinstance(batch, Mapping):
-        if len(inputs) > 1 and all(name in batch for name in inputs):
-            return (), {name: _tensor(batch[name], number) for name in inputs}
-        key = next((key for key in INPUT_KEYS if key in batch), None)
-        if key is None and len(batch) == 1:
-            key = next(iter(batch))
-        if len(inputs) == 1 and key is not None and inputs[0] not in ("batch", "inputs"):
+        if by_key:
+            return (_tensor(batch, number),), {}
+        if all(name in batch for name in inputs):
+            return tuple(_tensor(batch[name], number) for name in inputs), {}
+        key = next((key for key in (*INPUT_KEYS, *batch) if key in batch), None)
+        if len(inputs) == 1 and (key in INPUT_KEYS or len(batch) == 1):
             return (_tensor(batch[key], number),), {}
-        if (len(inputs) == 1 and key is None) or inputs[0] in ("batch", "inputs"):
-            return ({name: _tensor(value, number) for name, value in batch.items()},), {}
         raise CalibrationError(
-            f"calibrate: batch {number} is a dictionary with keys {list(batch)}, the model's inputs are {list(inputs)}; "
+            f"calibrate: batch {number} is a dictionary with keys {list(batch)}, the model takes {list(inputs)}; "
             "say how to call it: calibrate(loader, forward=lambda model, batch: model(batch['...']))"
         )
     if isinstance(batch, tuple | list):
         if not batch:
             raise CalibrationError(f"calibrate: batch {number} is empty")
-        taken = batch[: len(inputs)] if len(inputs) > 1 else batch[:1]
-        return tuple(_tensor(item, number) for item in taken), {}
+        return tuple(_tensor(item, number) for item in batch[: len(inputs)]), {}
     return (_tensor(batch, number),), {}
 
 
@@ -209,4 +213,3 @@ def _on(summary: Any, device: torch.device) -> Any:
         for field in attrs.fields(type(summary))
     }
     return type(summary)(**moved)
-

@@ -22,9 +22,9 @@ def td_rewrite(state: ConversionState, *, code: Code = TD) -> ConversionState:
     >>> from torch import nn
     >>> import snnpipe
     >>> print(snnpipe.pipe(nn.Linear(2, 1), snnpipe.trace, snnpipe.td_rewrite).graph)
-    input_1 = input(name='input')
-    input_1_decoded = accumulate(input=input_1)
-    linear = linear(input=input_1_decoded, weight=%weight, bias=%bias)
+    input = input(name='input')
+    input_decoded = accumulate(input=input)
+    linear = linear(input=input_decoded, weight=%weight, bias=%bias)
     return linear
     """
     if state.code is not None:

@@ -45,8 +45,8 @@ def trace(
 
     >>> from torch import nn
     >>> print(trace(nn.Sequential(nn.Linear(4, 2), nn.ReLU())).graph)
-    input_1 = input(name='input')
-    _0 = linear(input=input_1, weight=%0.weight, bias=%0.bias)
+    input = input(name='input')
+    _0 = linear(input=input, weight=%0.weight, bias=%0.bias)
     _1 = relu(input=_0)
     return _1
     """
