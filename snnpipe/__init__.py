@@ -4,6 +4,8 @@
 >>> from snnpipe import pipe, trace, fuse, calibrate, to_snn
 """
 
+from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
+from snnpipe.analysis.report import report
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric
 from snnpipe.errors import (
     CalibrationError,
@@ -35,10 +37,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DIFFERENTIAL", "RATE", "TD", "CalibrationError", "Clock", "Code", "ConversionState", "Encoding", "Event",
-    "GraphError", "InputError", "Neuron", "Site", "SnnpipeError", "SpikingNetwork", "StageError", "Threshold",
-    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "calibrate", "constant", "digest", "ema",
-    "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire", "leaky_integrate_and_fire",
-    "load_statistics", "maximum", "merge_statistics", "percentile", "pipe", "poisson", "replace", "save_statistics",
-    "scaled", "signed_memory", "state_equal", "td_rewrite", "to_module",
-    "to_snn", "trace",
+    "GraphError", "InputError", "Neuron", "Site", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError",
+    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "calibrate", "constant",
+    "digest", "ema", "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire",
+    "leaky_integrate_and_fire", "load_statistics", "maximum", "merge_statistics", "percentile", "pipe", "poisson",
+    "replace", "report", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron",
+    "state_equal", "td_rewrite", "to_module", "to_snn", "trace",
 ]  # fmt: skip

@@ -37,6 +37,7 @@ class Site:
 
     Attributes:
         node: the activation's node.
+        input: the node whose value becomes the neuron's current.
         axis: channel axis of its value (negative: counted from the end), ``None`` where it is not known.
         cap: the largest value the activation can take (6 for ReLU6), ``None`` for a plain ReLU; a capped site needs
             no calibration.
@@ -44,6 +45,7 @@ class Site:
     """
 
     node: str
+    input: str
     axis: int | None
     cap: float | None
     name: str

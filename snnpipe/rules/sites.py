@@ -18,8 +18,14 @@ from snnpipe.rewrite import Rewrite, RewriteRule
 
 @attrs.frozen
 class Match:
-    """A node that a neuron can stand for; ``cap`` is the largest value it can take, ``None`` for no limit."""
+    """A node that a neuron can stand for.
 
+    Attributes:
+        input: the operand that becomes the neuron's current.
+        cap: the largest value the node can take, ``None`` for no limit.
+    """
+
+    input: Ref
     cap: float | None = None
 
 
@@ -28,14 +34,14 @@ SiteRule = Callable[[Node, Graph], Match | None]
 
 def relu_site(node: Node, graph: Graph) -> Match | None:
     """relu(x): an IF neuron's rate is relu of its mean current, up to saturation."""
-    return Match() if node.op == "relu" else None
+    return Match(node["input"]) if node.op == "relu" else None
 
 
 def capped_site(node: Node, graph: Graph) -> Match | None:
     """clamp(x, 0, c) (ReLU6, Hardtanh(0, c)): what an IF neuron computes with theta = c; needs no calibration."""
     low, high = node.get("min"), node.get("max")
     literal = isinstance(low, int | float) and isinstance(high, int | float)
-    return Match(float(high)) if node.op == "clamp" and literal and low == 0 < high else None
+    return Match(node["input"], float(high)) if node.op == "clamp" and literal and low == 0 < high else None
 
 
 #: Where ``instrument`` puts sites; add your own: ``instrument(rules=SITE_RULES + (my_rule,))``.

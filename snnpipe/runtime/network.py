@@ -15,7 +15,7 @@ from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap, leaves, map_leaves
 from snnpipe.graph import Graph
 from snnpipe.kernels.temporal import difference, zip_leaves
-from snnpipe.ops.lift import lift
+from snnpipe.ops.lift import graded_units, lift
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.encoding import Encoding, constant, take_step
 from snnpipe.runtime.program import program
@@ -177,7 +177,8 @@ class SpikingNetwork(nn.Module):
     def __repr__(self) -> str:
         lines = [f"SpikingNetwork(code={self.code}, {len(self.neurons())} neuron layers)"]
         lines += [f"  {name}: {neuron.extra_repr()}" for name, neuron in self.neurons().items()]
-        graded = [event.subject for event in self.history if event.action == "graded unit"]
+        graded = [node.path for node in graded_units(self.graph, temporal_inputs=False)]
+        graded += [name for name, neuron in self.neurons().items() if neuron.neuron.unit == "graded"]
         if graded:
             lines.append(f"  not fully spiking, graded (float) units: {', '.join(graded)}")
         return "\n".join(lines)

@@ -91,7 +91,7 @@ def _calibrate(
     count = 0
     limited = batches if max_batches is None else take(max_batches, batches)
     with torch.no_grad():
-        for count, batch in enumerate(tqdm(limited, "calibrate", disable=not progress), start=1):
+        for count, batch in enumerate(tqdm(limited, "calibrate", leave=False, disable=not progress), start=1):
             for name, summary in model.measure(batch, forward, where, count - 1).items():
                 _check_finite(summary, measured[name], count - 1)
                 totals[name] = (

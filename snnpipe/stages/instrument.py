@@ -43,7 +43,7 @@ def instrument(
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
     >>> for site in snnpipe.pipe(model, snnpipe.trace, snnpipe.instrument).sites.values():
     ...     print(site)
-    Site(node='_2', axis=-3, cap=None, name='1')
+    Site(node='_2', input='_2_input', axis=-3, cap=None, name='1')
     """
     threshold = as_threshold(statistic)
     placed = rewrite(state.graph, state.params, PLACEMENT_RULES)
@@ -68,7 +68,8 @@ def find_sites(graph: Graph, rules: tuple[SiteRule, ...]) -> tuple[Site, ...]:
             continue
         match = next((m for m in (rule(node, graph) for rule in rules) if m is not None), None)
         if match is not None:
-            sites.append(Site(node.name, channel_axis(node["input"], graph), match.cap, node.path))
+            axis = channel_axis(match.input, graph)
+            sites.append(Site(node.name, match.input.name, axis, match.cap, node.path))
     return tuple(sites)
 
 

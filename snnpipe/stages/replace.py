@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snnpipe.errors import StageError, ThresholdError, ThresholdWarning
 from snnpipe.frozen import FrozenMap
-from snnpipe.graph import Graph, Node, Param
+from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.neuron import Neuron, integrate_and_fire
 from snnpipe.kernels.threshold import Threshold, as_threshold
 from snnpipe.stage import stage
@@ -71,7 +71,7 @@ def replace(
             node,
             op="encode",
             operands=FrozenMap(
-                input=node["input"], threshold=Param(f"{key}.threshold"), neuron=unit, axis=axis, origin=_origin(node)
+                input=Ref(site.input), threshold=Param(f"{key}.threshold"), neuron=unit, axis=axis, origin=_origin(node)
             ),
         )
         source = _rule_name(rule, chosen, site)
@@ -93,10 +93,18 @@ def fixed(theta: float) -> ThresholdRule:
     tensor([2.])
     """
 
-    def rule(site: Any, summary: Any) -> Tensor:
-        return torch.tensor([theta])
+    return _Fixed(float(theta))
 
-    return rule
+
+@attrs.frozen
+class _Fixed:
+    theta: float
+
+    def __call__(self, site: Any, summary: Any) -> Tensor:
+        return torch.tensor([self.theta])
+
+    def __repr__(self) -> str:
+        return f"fixed({self.theta:g})"
 
 
 def _theta(
@@ -157,7 +165,7 @@ def _origin(node: Node) -> str:
 
 def _rule_name(rule: Threshold | None, chosen: ThresholdRule | None, site: Site) -> str:
     if chosen is not None:
-        return getattr(chosen, "__name__", "a function")
+        return getattr(chosen, "__name__", repr(chosen))
     return f"cap {site.cap:g}" if site.cap is not None else str(rule)
 
 
