@@ -68,6 +68,7 @@ class Block(nn.Module):
         self.act = nn.ReLU()
         self.pos = nn.Parameter(torch.zeros(WIDTH, *[1, 1] * image))
         self.register_buffer("mask", _mask(image))
+        self.register_buffer("later", torch.ones(WIDTH, WIDTH).triu(1).bool())
         self.register_buffer("index", torch.arange(WIDTH).reshape(WIDTH, *[1, 1] * image))
 
     def forward(self, h: Tensor, skip: Tensor) -> Tensor:
@@ -90,8 +91,8 @@ def _in_place_then_read(m: Block, h: Tensor, skip: Tensor) -> Tensor:
 
 def _statements(m: Block, h: Tensor, skip: Tensor) -> Tensor:
     y = m.c(h)
-    y.relu_()
     y.mul_(0.5)
+    y.relu_()
     return m.d(y)
 
 
@@ -124,13 +125,18 @@ def _set_item(m: Block, h: Tensor, skip: Tensor) -> Tensor:
 
 
 def _token(m: Block, h: Tensor, skip: Tensor) -> Tensor:
-    token = m.pos[:1].expand(h.shape[0], 1, *h.shape[2:])
+    token = m.pos[:1].expand(h.shape[0], 1, WIDTH, WIDTH) if m.image else m.pos[:1].expand(h.shape[0], 1)
     return torch.cat((token, h[:, 1:]), dim=1)
 
 
 def _reshape(m: Block, h: Tensor, skip: Tensor) -> Tensor:
     b = h.size(0)
     return h.reshape(b, -1).flip(1).view(h.shape)
+
+
+def _masked_attention(m: Block, h: Tensor, skip: Tensor) -> Tensor:
+    scores = h.unsqueeze(-1) * skip.unsqueeze(-2)
+    return (scores.masked_fill(m.later, float("-inf")).softmax(-1) @ h.unsqueeze(-1)).squeeze(-1)
 
 
 def _pools(m: Block, h: Tensor, skip: Tensor) -> Tensor:
@@ -196,6 +202,7 @@ BLOCKS: dict[str, Kind] = {
     "capped": Kind(lambda m, h, s: torch.clamp(m.c(h), 0, 1)),
     "silu": Kind(lambda m, h, s: F.silu(h)),
     "layer_norm": Kind(lambda m, h, s: F.layer_norm(h, h.shape[-1:])),
+    "masked_attention": Kind(_masked_attention),
     "attention": Kind(lambda m, h, s: (h @ s.transpose(-1, -2)).softmax(-1) @ h),
 } | {
     f"relu_{k}": Kind(lambda m, h, s, spelling=spelling: spelling(m.c(h)), False, True)

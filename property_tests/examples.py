@@ -75,7 +75,9 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
     "view_as": [{"input": T(6), "other": T(2, 3)}],
     "narrow": [{"input": T(2, 4), "dim": 1, "start": 1, "length": 2}],
     "select": [{"input": T(2, 4), "dim": 0, "index": 1}],
-    "getitem": [{"a": T(2, 4), "index": (slice(None), 0)}, {"a": T(3, 2), "index": INDEX}, {"a": T(3, 2), "index": MASK}],
+    "getitem": [
+        {"a": T(2, 4), "index": (slice(None), 0)}, {"a": T(3, 2), "index": INDEX}, {"a": T(3, 2), "index": MASK},
+    ],
     "set_item": [
         {"input": T(2, 4), "index": (slice(None), 0), "value": T(2)},
         {"input": T(2, 4), "index": (slice(None), 1), "value": 0.5},
@@ -100,7 +102,9 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
         {"input": T(2, 3), "pad": (1, 2)},
         {"input": T(2, 1, 3), "pad": (1, 1), "mode": "reflect"},
     ],
-    "where": [{"condition": MASK, "input": T(2, 3), "other": T(3)}, {"condition": MASK, "input": 0.5, "other": T(2, 3)}],
+    "where": [
+        {"condition": MASK, "input": T(2, 3), "other": T(3)}, {"condition": MASK, "input": 0.5, "other": T(2, 3)},
+    ],
     "masked_fill": [{"input": T(2, 3), "mask": MASK, "value": 0.25}, {"input": T(2, 3), "mask": MASK, "value": T()}],
     "identity": [{"input": T(2, 3)}],
     "contiguous": [{"input": T(2, 3)}],
@@ -132,7 +136,7 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
         {"target": operator.pow, "args": (T(2, 3), 2), "kwargs": {}},
         {"target": torch.atan2, "args": (T(2, 3), T(3)), "kwargs": {}},
     ],
-}
+}  # fmt: skip
 
 
 def tensor(shape: T, generator: torch.Generator) -> Tensor:

@@ -69,7 +69,8 @@ def _print(value: Any) -> dict[str, str]:
     if isinstance(value, nn.Module):
         return snapshot(value)
     if isinstance(value, ConversionState):
-        return {"digest": digest(value), "history": repr(value.history), "ids": str([id(p) for p in value.params.values()])}
+        identities = str([id(p) for p in value.params.values()])
+        return {"digest": digest(value), "history": repr(value.history), "identities": identities}
     return {"content": content(value)}
 
 

@@ -7,6 +7,7 @@ grid k/8 on which linear arithmetic is exact.
 from typing import Any
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -23,10 +24,17 @@ from snnpipe import (
     leaky_integrate_and_fire,
     signed_memory,
 )
+from snnpipe.frozen import FrozenMap, leaves, map_leaves
+from snnpipe.graph import Graph, Node, Param, Ref, redirecting
 
 HEADS = ("none", "classes", "softmax", "dict", "tuple")
 LINEAR = tuple(name for name, kind in BLOCKS.items() if kind.linear)
 RATE_BLOCKS = tuple(name for name, kind in BLOCKS.items() if kind.rate)
+
+
+def few(share: float) -> settings:
+    """A share of the profile's examples, for tests that are dear or many."""
+    return settings(max_examples=max(3, int(settings().max_examples * share)))
 
 
 class Net(nn.Module):
@@ -149,3 +157,34 @@ def exact(f: Any) -> Neuron:
 def wire() -> Neuron:
     """An encoder that passes its events on: what stands before it must travel as events."""
     return Neuron("wire", lambda theta, **_: theta, lambda state, z, theta, clock, **_: (state, z), "graded")
+
+
+#: Ops whose result is one floating-point tensor, so that an encoder may follow them.
+ONE_TENSOR = frozenset(
+    {"linear", "conv2d", "batch_norm", "add", "sub", "mul", "div", "matmul", "relu", "clamp", "cat", "pad", "where"}
+)
+
+
+def with_wires(graph: Graph, params: Any, after: Any) -> tuple[Graph, dict[str, Tensor]]:
+    """The graph with a ``wire`` after each output and after the nodes named in ``after`` (a set, or ``None``).
+
+    Everything before a wire must travel as events if it is linear; the function computed stays the same.
+    """
+    ends = {leaf.name for leaf in leaves(graph.output) if isinstance(leaf, Ref)}
+    wired = ends | set(after or ())
+    nodes: list[Node] = []
+    moved: dict[str, str] = {}
+    for node in graph:
+        nodes.append(node if node.op == "input" else _moved(node, moved))
+        if node.name in wired:
+            made = f"{node.name}__wire"
+            operands = {"input": Ref(node.name), "threshold": Param(f"{made}.threshold"), "neuron": wire()}
+            nodes.append(Node(made, "encode", FrozenMap({**operands, "axis": None, "origin": ""})))
+            moved[node.name] = made
+    theta = torch.ones(1, dtype=next((p.dtype for p in params.values() if p.is_floating_point()), torch.float32))
+    thresholds = {f"{name}.threshold": theta for name in moved.values()}
+    return Graph(tuple(nodes), map_leaves(redirecting(moved), graph.output)), {**params, **thresholds}
+
+
+def _moved(node: Node, moved: dict[str, str]) -> Node:
+    return node.evolve(**map_leaves(redirecting(moved), dict(node.operands)))

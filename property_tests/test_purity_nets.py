@@ -49,9 +49,13 @@ def test_snapshot_of_a_container_sees_its_items():
 
 def test_unchanged_looks_after_an_exception_too():
     m = model()
-    with pytest.raises(AssertionError, match="was changed at"), purity.unchanged(m):
-        m.eval()
-        raise RuntimeError("in the middle")
+    def fails() -> None:
+        with purity.unchanged(m):
+            m.eval()
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(AssertionError, match="was changed at"):
+        fails()
 
 
 def test_unchanged_sees_a_state():

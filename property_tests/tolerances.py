@@ -100,3 +100,8 @@ def membrane(code: Code, steps: int, scale: float, dtype: torch.dtype) -> float:
 def folding(model: torch.nn.Module, x: Tensor) -> float:
     """How far a network with folded batch norms may be from ``model``: every weight is rounded once more."""
     return 4 * REDUCTION * rounding(model, x)
+
+
+def summed(dtype: torch.dtype, terms: int, scale: float) -> float:
+    """Rounding of a sum of products of up to ``scale``, in another order: one unit per term, and per reduction."""
+    return 4 * REDUCTION * terms * scale * torch.finfo(dtype).eps

@@ -172,7 +172,10 @@ def _text(leaf: Any) -> str:
 
 
 def _param_text(leaf: Any) -> str:
-    return f"%{leaf.key}" if isinstance(leaf, Param) else repr(leaf)
+    if isinstance(leaf, Param):
+        return f"%{leaf.key}"
+    plain = isinstance(leaf, str | bool | int | float | None) or not callable(getattr(leaf, "step", None))
+    return repr(leaf) if plain else str(leaf)
 
 
 def _operands_text(operands: Mapping[str, Any]) -> str:

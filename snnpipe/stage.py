@@ -65,11 +65,16 @@ class BoundStage:
 
     @property
     def name(self) -> str:
-        return self.fn.__name__
+        return self.fn.__name__.lstrip("_")
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{key}={value!r}" for key, value in self.config.items())
+        options = ", ".join(f"{key}={_short(value)}" for key, value in self.config.items())
         return f"{self.name}({options})" if options else self.name
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"<{type(value).__name__}>"
 
 
 def stage(*requires: Requirement) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -51,7 +51,7 @@ class Site:
     name: str
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class ConversionState:
     """A model on its way to a spiking network; every field is frozen and every stage returns a new record.
 
@@ -72,6 +72,13 @@ class ConversionState:
     threshold: Any = None
     code: Code | None = None
     history: tuple[Event, ...] = ()
+
+    def __repr__(self) -> str:
+        made = f"code={self.code}, " if self.code else ""
+        return (
+            f"ConversionState({made}{len(self.graph.nodes)} nodes, {len(self.params)} tensors, "
+            f"{len(self.sites)} sites, {len(self.statistics)} statistics, {len(self.history)} events)"
+        )
 
     def evolve(self, *events: Event, **changes: Any) -> ConversionState:
         """A new state with some fields changed and ``events`` added to the history; this one is unchanged."""

@@ -4,14 +4,10 @@ The P numbers are the patterns of the behaviour list; the ``forward`` of each cl
 """
 
 from collections import namedtuple
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from tests.helpers import images, settled, vectors
 
 
 class Model(nn.Module):
@@ -170,101 +166,3 @@ class Colliding(Model):
 class Clamped(Model):
     def forward(self, x):
         return self.b(self.act(self.a(x)))
-
-
-class Case(NamedTuple):
-    """A network, its inputs, the options ``trace`` needs, and how many neuron layers it must get."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    inputs: Callable[[], tuple]
-    sites: int
-    options: dict[str, Any] = {}  # noqa: RUF012
-
-    def ready(self):
-        torch.manual_seed(1)
-        return settled(self.build()), self.inputs()
-
-
-def L(i, o, **k):
-    return nn.Linear(i, o, **k)
-
-
-def C(i, o, k=3, **options):
-    return nn.Conv2d(i, o, k, **options)
-
-
-def x():
-    return (vectors(),)
-
-
-def im():
-    return (images(),)
-
-
-def shared_relu():
-    act = nn.ReLU()
-    return SharedReLU(a=L(6, 8), b=L(8, 8), c=L(8, 3), act=act, act2=act)
-
-
-def tied():
-    model = Tied(a=L(6, 6), b=L(6, 6), bn=nn.BatchNorm1d(6), r=nn.ReLU())
-    model.b.weight = model.a.weight
-    return model
-
-
-def normed():
-    """Old and new weight norms, and a buffer that ``forward`` changes."""
-    model = Counting(a=nn.utils.parametrizations.weight_norm(L(6, 8)), r=nn.ReLU(), b=nn.utils.spectral_norm(L(8, 2)))
-    model.register_buffer("calls", torch.tensor(0))
-    return model
-
-
-def manual(q, k, v):
-    return (q @ k.mT * 0.5).softmax(-1) @ v
-
-
-def einsum(q, k, v):
-    return torch.einsum("bhqk,bhkd->bhqd", torch.einsum("bhqd,bhkd->bhqk", q, k).softmax(-1), v)
-
-
-def causal(q, k, v):
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
-
-def attention(attend):
-    return lambda: Attention(qkv=L(8, 24), o=L(8, 8), h=2, attend=attend)
-
-
-def class_token():
-    mha = nn.MultiheadAttention(8, 2, batch_first=True)
-    return ClassToken(cls=nn.Parameter(torch.randn(1, 1, 8)), pos=nn.Parameter(torch.randn(1, 4, 8)), mha=mha, head=L(8, 3))
-
-
-def language_block():
-    w = nn.Parameter(torch.rand(8) + 0.5)
-    return LanguageBlock(e=nn.Embedding(11, 8), w=w, g=L(8, 12, bias=False), u=L(8, 12, bias=False), d=L(12, 8))
-
-
-def tokens():
-    return (torch.randint(0, 11, (3, 5)),)
-
-
-def words():
-    return (torch.randn(3, 3, 8, dtype=torch.float64),)
-
-
-def pooled(pool, features):
-    return lambda: PoolThenHead(c=C(2, 4), pool=pool, head=L(features, 3))
-
-
-def skipped(pool):
-    return lambda: PoolAndSkip(c=C(2, 4), pool=pool, d=C(4, 2, 1), r=nn.ReLU())
-
-
-def normalised(*layers):
-    return lambda: nn.Sequential(*layers, nn.ReLU())
-
-
-def token_rows():
-    return (torch.randn(3, 4, 16, dtype=torch.float64),)

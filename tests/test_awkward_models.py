@@ -7,10 +7,16 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from snnpipe import TD, calibrate, fuse, instrument, maximum, pipe, td_rewrite, to_module, to_snn, trace
-from tests import models
 from tests.catalogue import CASES, NAMES, named
 from tests.helpers import (
-    assert_close, assert_converges, assert_same, assert_untouched, mlp, snapshot, spiking, vectors,
+    assert_close,
+    assert_converges,
+    assert_same,
+    assert_untouched,
+    mlp,
+    snapshot,
+    spiking,
+    vectors,
 )  # fmt: skip
 
 # small nets may have dead units; that they are handled is test_replace's business
@@ -97,85 +103,8 @@ def test_another_batch_size(case):
     assert_same(snn(*inputs, T=4), whole)
 
 
-class MyReLU(nn.ReLU):
-    """A user's own subclass."""
-
-
-ZERO = torch.zeros(())
-
-SPELLINGS = {
-    "nn.ReLU": nn.ReLU(),
-    "nn.ReLU(inplace)": nn.ReLU(inplace=True),
-    "subclass": MyReLU(),
-    "F.relu": F.relu,
-    "F.relu(inplace)": lambda t: F.relu(t, inplace=True),
-    "F.relu_": lambda t: F.relu_(t),
-    "torch.relu": torch.relu,
-    "torch.relu_": lambda t: torch.relu_(t),
-    "x.relu()": lambda t: t.relu(),
-    "x.relu_()": lambda t: t.clone().relu_(),
-    "clamp(min=0)": lambda t: t.clamp(min=0),
-    "clamp(0)": lambda t: t.clamp(0),
-    "clamp_(min=0)": lambda t: t.clamp_(min=0),
-    "clip(min=0)": lambda t: t.clip(min=0.0),
-    "torch.clamp": lambda t: torch.clamp(t, min=0.0),
-    "clamp_min(0)": lambda t: t.clamp_min(0),
-    "torch.clamp_min": lambda t: torch.clamp_min(t, 0),
-    "maximum(x, zeros)": lambda t: torch.maximum(t, t.new_zeros(())),
-    "maximum(zeros, x)": lambda t: torch.maximum(torch.zeros_like(t), t),
-    "maximum(x, constant)": lambda t: torch.maximum(t, ZERO),
-    "x.maximum": lambda t: t.maximum(torch.zeros(())),
-    "torch.max(x, zeros)": lambda t: torch.max(t, torch.zeros_like(t)),
-    "F.threshold": lambda t: F.threshold(t, 0, 0),
-    "F.threshold(inplace)": lambda t: F.threshold(t, 0.0, 0.0, inplace=True),
-    "nn.Threshold": nn.Threshold(0, 0),
-    "where(x > 0, x, 0)": lambda t: torch.where(t > 0, t, 0),
-    "where(x <= 0, 0, x)": lambda t: torch.where(t <= 0, 0.0, t),
-    "where(x < 0, zeros, x)": lambda t: torch.where(t < 0, torch.zeros_like(t), t),
-    "where(0 < x, x, 0)": lambda t: torch.where(0 < t, t, 0.0),
-    "where(x.gt(0), x, 0)": lambda t: torch.where(t.gt(0), t, 0.0),
-    "x.where(x > 0, 0)": lambda t: t.where(t > 0, 0.0),
-}
-
-
-@pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_spelling_of_relu_is_one_site(spelling):
-    x = vectors()
-    torch.manual_seed(1)
-    model = models.settled(models.Clamped(a=nn.Linear(6, 8), b=nn.Linear(8, 3), act=SPELLINGS[spelling]))
-    state = pipe(model, trace, instrument(statistic=maximum()), calibrate([x]))
-    assert [node.op for node in state.graph if node.op != "clone"] == ["input", "linear", "relu", "linear"]
-    (site,) = state.sites.values()
-    assert site.cap is None
-    assert site.axis == -1
-    assert_same(state.statistics[site.node].max, F.relu(model.a(x)).amax(0))
-    assert len(to_snn(state).neurons()) == 1
-
-
-CAPPED = {
-    "nn.ReLU6": (nn.ReLU6(), 6.0),
-    "F.relu6": (F.relu6, 6.0),
-    "F.relu6(inplace)": (lambda t: F.relu6(t, inplace=True), 6.0),
-    "nn.Hardtanh(0, 1)": (nn.Hardtanh(0.0, 1.0), 1.0),
-    "F.hardtanh": (lambda t: F.hardtanh(t, 0, 2), 2.0),
-    "clamp(0, c)": (lambda t: t.clamp(0, 0.5), 0.5),
-    "clamp_(0, c)": (lambda t: t.clamp_(min=0, max=0.5), 0.5),
-    "torch.clip": (lambda t: torch.clip(t, 0, 3), 3.0),
-}
-
-
-@pytest.mark.parametrize("spelling", CAPPED)
-def test_capped_activations_need_no_data(spelling):
-    act, cap = CAPPED[spelling]
-    model, x = models.settled(models.Clamped(a=nn.Linear(6, 8), b=nn.Linear(8, 3), act=act)), 3 * vectors()
-    snn = pipe(model, trace, fuse, to_snn)
-    (neuron,) = snn.neurons().values()
-    assert neuron.threshold.tolist() == [cap]
-    assert_converges(snn, (x,), model(x))
-
-
 def test_tied_weights_stay_tied_until_one_is_folded():
-    model, (x,) = named("P4")[0].ready()
+    model, _ = named("P4")[0].ready()
     state = trace(model)
     a, b = (node["weight"] for node in state.graph if node.op == "linear")
     assert state.params[a.key] is state.params[b.key]

@@ -103,7 +103,7 @@ def test_missing_extras_say_what_to_install(monkeypatch, tmp_path, capsys):
     assert 'pip install "snnpipe[demo]"' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("bad", ["--steps 0", "--steps many", "--neuron lif", "--out /no/such/folder/x.png"])
+@pytest.mark.parametrize("bad", ["--steps 0", "--steps many", "--neuron lif", "--out /no/such/folder/x.png", "--out x"])
 def test_bad_options_are_refused_before_anything_runs(bad, monkeypatch, capsys):
     monkeypatch.setattr(cli, "run", lambda **options: pytest.fail("ran"))
     with pytest.raises(SystemExit) as stop:

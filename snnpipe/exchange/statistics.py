@@ -78,6 +78,8 @@ def merge_statistics(*others: ConversionState) -> Callable[[ConversionState], Co
         check_state("merge_statistics", state)
         merged = dict(state.statistics)
         for other in others:
+            if not state.sites or not other.sites:
+                raise CalibrationError("merge_statistics: a state has no sites; put calibrate(loader) before it")
             if other.sites.keys() != state.sites.keys() or other.threshold.statistic != state.threshold.statistic:
                 raise CalibrationError("merge_statistics: the states measured other sites, or other statistics")
             statistic = state.threshold.statistic

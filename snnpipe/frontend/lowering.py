@@ -179,11 +179,15 @@ class _Lowering:
     def _refuse(self, node: fx.Node, op: str, target: Any, kwargs: Mapping[str, Any]) -> None:
         if kwargs.get("out") is not None:
             self._problem(node, "writes to `out=`", "use the value the function returns")
-        if op == "call" and _name(target).rstrip("_") in RANDOM:
+        random = op == "call" and _name(target).rstrip("_") in RANDOM and kwargs.get("training") is not False
+        if random or kwargs.get("dropout_p"):
+            drops = "drop" in _name(target) or kwargs.get("dropout_p")
             self._problem(
                 node,
                 f"`{_name(target)}` is random, so the network computes no function of its input",
-                "pass training=self.training to dropout; draw noise outside the model and pass it as an input",
+                "let dropout depend on the mode: training=self.training, or p if self.training else 0.0"
+                if drops
+                else "draw the noise outside the model and pass it as an input",
             )
 
     # cells

@@ -91,8 +91,8 @@ def _maximum(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
     return None
 
 
-_POSITIVE = (operator.gt, operator.ge, torch.gt, torch.ge, torch.greater, torch.greater_equal)
-_NEGATIVE = (operator.lt, operator.le, torch.lt, torch.le, torch.less, torch.less_equal)
+_POSITIVE = (operator.gt, operator.ge, torch.gt, torch.ge, Tensor.gt, Tensor.ge, torch.greater, torch.greater_equal)
+_NEGATIVE = (operator.lt, operator.le, torch.lt, torch.le, Tensor.lt, Tensor.le, torch.less, torch.less_equal)
 
 
 def _where(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
@@ -253,6 +253,7 @@ SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
     ("permute", (torch.permute,), "input dims", None),
     ("reshape", (torch.reshape,), "input shape", None),
     ("flip", (torch.flip,), "input dims", None),
+    ("unflatten", (torch.unflatten,), "input dim sizes", None),
     ("split", ("split_with_sizes",), "tensor split_size_or_sections dim=0", None),
     ("movedim", ("moveaxis", torch.moveaxis), "input source destination", None),
     ("dim", ("ndimension",), "input", None),
@@ -285,10 +286,8 @@ def _dictionary() -> dict[Any, Spelling]:
         if op.name == "call":
             continue
         known[op.fn] = Spelling(op.name, op.signature)
-        if hasattr(Tensor, op.name) and op.name not in ("attribute",):
+        if op.fn in (getattr(torch, op.name, None), getattr(Tensor, op.name, None)):
             known[op.name] = Spelling(op.name, op.signature)
-        if getattr(torch, op.name, None) is not None:
-            known.setdefault(getattr(torch, op.name), Spelling(op.name, op.signature))
     for name, targets, signature, adapt in SPELLINGS:
         for target in targets:
             known[target] = Spelling(name, Signature.parse(signature), adapt)

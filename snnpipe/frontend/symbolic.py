@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from snnpipe.frontend.lowering import Lowered, lower
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def symbolic(
@@ -45,11 +47,12 @@ def symbolic(
             module.__dict__["_check_input_dim"] = _accept  # it asks a symbol for its rank
     tracer = _Tracer(inputs, dict(constants), leaves)
     try:
-        graph = tracer.trace(root)
+        with _ONE_AT_A_TIME:  # fx patches torch.nn.Module while it traces
+            graph = tracer.trace(root)
     except TraceError:
         raise
     except Exception as error:
-        raise TraceError(_untraceable(error)) from error
+        raise TraceError(_untraceable(error, root, tracer.failed)) from error
     return lower(graph, root)
 
 
@@ -59,17 +62,22 @@ class _Tracer(fx.Tracer):
     ) -> None:
         super().__init__()
         self.inputs, self.constants, self.leaves = inputs, constants, leaves
+        self.thread = threading.get_ident()
         self.whole: set[nn.Module] = set()
+        self.failed = ""
         self.paths: dict[nn.Module, str] = {}
-        self.tensor_keys: dict[int, str] = {}
+        self.tensor_keys: dict[int, list[str]] = {}
         self.fetched: dict[str, fx.Proxy] = {}
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Inputs become symbols; every other argument takes its given or default value."""
-        tensors = (*self.root.named_parameters(), *self.root.named_buffers())
-        self.tensor_keys = {id(tensor): key for key, tensor in tensors}
+        for key, tensor in (
+            *self.root.named_parameters(remove_duplicate=False),
+            *self.root.named_buffers(remove_duplicate=False),
+        ):
+            self.tensor_keys.setdefault(id(tensor), []).append(key)
         self.paths = {module: path for path, module in reversed(list(self.root.named_modules()))}
         parameters = list(inspect.signature(root_fn).parameters.values())[1:]
         names = [p.name for p in parameters]
@@ -123,17 +131,23 @@ class _Tracer(fx.Tracer):
         return name
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)  # another thread is using a model of its own
         if isinstance(m, self.leaves):
             self.whole.add(m)
-        if m in self.whole or not _is_torch(m) or not all(map(_is_torch, m.modules())):
-            return super().call_module(m, forward, args, kwargs)
-        if isinstance(m, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-            return super().call_module(m, forward, args, kwargs)
-        before = len(self.graph.nodes)
+        containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+        if m in self.whole or isinstance(m, containers) or not all(map(_is_torch, m.modules())):
+            try:
+                return super().call_module(m, forward, args, kwargs)
+            except Exception:
+                self.failed = self.failed or type(m).__name__
+                raise
+        before, stack = len(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
             self._forget(before)
+            self.module_stack = stack
             self.whole.add(m)
             return super().call_module(m, forward, args, kwargs)
 
@@ -144,9 +158,20 @@ class _Tracer(fx.Tracer):
                 del self.fetched[key]
             self.graph.erase_node(node)
 
+    def iter(self, obj: Any) -> Any:
+        """Unroll a loop over the pieces of a tensor; fx itself unpacks ``a, b = x`` and nothing else."""
+        pieces = _known_length(obj.node)
+        return super().iter(obj) if pieces is None else iter([obj[k] for k in range(pieces)])
+
+    def _key(self, attr: str, value: Any) -> str | None:
+        """The key of a parameter or buffer: a tied one is called as the module that reads it calls it."""
+        keys = self.tensor_keys.get(id(value), []) if isinstance(value, torch.Tensor) else []
+        own = f"{self.scope.module_path}.{attr}" if self.scope.module_path else attr
+        return own if own in keys else next(iter(keys), None)
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """Parameters and buffers become symbols, one for each tensor however often it is read."""
-        key = self.tensor_keys.get(id(attr_val)) if isinstance(attr_val, torch.Tensor) else None
+        key = self._key(attr, attr_val)
         if key is None:
             return attr_val
         if key not in self.fetched:
@@ -159,6 +184,19 @@ class _Symbol(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _known_length(node: fx.Node) -> int | None:
+    """The number of pieces a tensor was cut into, where the call says it."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    cut = node.args[1] if len(node.args) > 1 else None
+    if name == "chunk":
+        cut = node.kwargs.get("chunks", cut)
+        return cut if isinstance(cut, int) else None
+    if name in ("split", "split_with_sizes"):
+        cut = node.kwargs.get("split_size", node.kwargs.get("split_size_or_sections", cut))
+        return len(cut) if isinstance(cut, tuple | list) else None
+    return None
 
 
 def _recorder(target: Callable[..., Any]) -> Callable[[_Symbol, Any], Any]:
@@ -193,7 +231,7 @@ def _user_line() -> str:
     return ""
 
 
-def _untraceable(error: Exception) -> str:
+def _untraceable(error: Exception, root: nn.Module, failed: str) -> str:
     frames = [
         f
         for f in traceback.extract_tb(error.__traceback__)
@@ -201,13 +239,17 @@ def _untraceable(error: Exception) -> str:
     ]
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the model's forward"
     code = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
+    if failed:
+        leaf = f"keep the module that does it as one call: trace(leaves=({failed},))"
+    else:
+        leaf = f"keep the model as one call: trace(leaves=({type(root).__name__},)), given nn.Sequential(model)"
     return (
         f"trace: cannot follow the model at {place}:{code}\n"
         f"  cause: {str(error).splitlines()[0] if str(error) else type(error).__name__}\n"
         "  A symbol stands for the input while forward runs, so Python cannot branch on its values, loop over its\n"
         "  shape or turn it into a number.  Do one of these:\n"
-        "   - keep the module that does it as one call: trace(leaves=(ThatModule,)); it is then converted as a whole,\n"
-        "     on decoded values, and stays a graded (float) unit;\n"
+        f"   - {leaf};\n"
+        "     it is then converted as a whole, on decoded values, and stays a graded (float) unit;\n"
         "   - fix an argument that only selects a branch: trace(constants={'flag': True});\n"
         "   - write the branch with torch.where, and the loop over a known length"
     )

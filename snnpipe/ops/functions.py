@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnpipe.frozen import map_leaves
+
 
 def identity(input: Any) -> Any:
     """The value itself."""
@@ -48,6 +50,10 @@ def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return target(*args, **kwargs)
 
 
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
 class Opaque:
     """A module that is kept as one call: ``opaque(params, *args, **kwargs)``, weights given from outside.
 
@@ -58,7 +64,10 @@ class Opaque:
         self._skeleton = (module,)  # in a tuple, so that copying modules does not register it
 
     def __call__(self, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self._skeleton[0], dict(params), args, kwargs)
+        # nobody knows what it writes to: give it copies of its buffers and arguments
+        own = {key: value if isinstance(value, nn.Parameter) else value.clone() for key, value in params.items()}
+        args, kwargs = map_leaves(_copied, (args, kwargs))
+        return torch.func.functional_call(self._skeleton[0], own, args, kwargs)
 
     def __repr__(self) -> str:
         return f"Opaque({' '.join(repr(self._skeleton[0]).split())})"

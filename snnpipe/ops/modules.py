@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snnpipe.codes import RATE, Clock
+from snnpipe.errors import ThresholdError
 from snnpipe.kernels.neuron import Neuron
 from snnpipe.kernels.statistic import along
 from snnpipe.ops.functions import Opaque
@@ -35,6 +36,12 @@ class SpikingNeuron(nn.Module):
         self.register_buffer("threshold", threshold)
 
     def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
+        channels = 1 if self.axis is None else z.shape[self.axis]
+        if self.threshold.numel() not in (1, channels):
+            raise ThresholdError(
+                f"the neuron made of {self.origin} has {self.threshold.numel()} thresholds, its current {channels} "
+                f"channels (shape {tuple(z.shape)}, axis {self.axis}); were the statistics taken from another network?"
+            )
         theta = along(self.threshold, z.ndim, self.axis)
         if state is None:
             state = self.neuron.init(theta, **self.neuron.options)

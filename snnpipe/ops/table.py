@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from snnpipe.frozen import FrozenMap
+from snnpipe.graph import Graph, Node
 from snnpipe.ops import functions
 
 
@@ -234,3 +235,12 @@ OPS: FrozenMap[str, Op] = FrozenMap({op.name: op for op in TABLE})
 
 #: Ops that are no function of tensors alone: sources, neurons and the three temporal ops of ``kernels.temporal``.
 STRUCTURAL = frozenset({"input", "encode", "constant", "accumulate", "difference"})
+
+#: Ops that take batches of a fixed number of axes, (B, C, *spatial).
+_BATCHED_RANK = {f"{kind}{n}d": n + 2 for n in (1, 2, 3) for kind in ("conv", "conv_transpose")}
+
+
+def batched_rank(node: Node, graph: Graph) -> int | None:
+    """The number of axes a batch of this value has, where a convolution reads it directly; else ``None``."""
+    readers = (graph.by_name[user].op for user in graph.users[node.name] if user != "output")
+    return next((_BATCHED_RANK[op] for op in readers if op in _BATCHED_RANK), None)

@@ -17,6 +17,7 @@ from snnpipe.graph import Graph
 from snnpipe.kernels.temporal import difference, zip_leaves
 from snnpipe.ops.lift import graded_units, lift
 from snnpipe.ops.modules import SpikingNeuron
+from snnpipe.ops.table import batched_rank
 from snnpipe.runtime.encoding import Encoding, constant, take_step
 from snnpipe.runtime.program import program
 from snnpipe.state import Event
@@ -67,6 +68,7 @@ class SpikingNetwork(nn.Module):
             getattr(self.graph_module, registry).update(getattr(tree, registry))
         self._register_state_dict_hook(_drop_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
+        self.register_load_state_dict_post_hook(_hide_prefix)
         self.eval()
 
     def forward(
@@ -112,7 +114,7 @@ class SpikingNetwork(nn.Module):
         cells: Mapping[str, Any] = {}
         for t in range(1, T + 1):
             clock = self.code.clock(t)
-            now = _encoded(given, encode, clock) if encode else given
+            now = _checked_events(_encoded(given, encode, clock)) if encode else given
             cells, frontier = run.step(self.graph_module, clock, cells, statics, now)
             if t in at:
                 yield run.read(self.graph_module, statics, frontier, now)
@@ -129,7 +131,7 @@ class SpikingNetwork(nn.Module):
         The events y_t decode, under the network's code, to the output for the decoded inputs so far.
         """
         clock = self.code.clock(state.t + 1)
-        given = self._bind(inputs, named)
+        given = _checked_events(self._bind(inputs, named))
         cells, frontier = self._stream.step(self.graph_module, clock, state.cells, state.statics, given)
         decoded = self._stream.read(self.graph_module, state.statics, frontier, given)
         return State(clock.t, FrozenMap(cells), state.statics, decoded), _as_events(state.decoded, decoded, clock)
@@ -143,7 +145,7 @@ class SpikingNetwork(nn.Module):
             InputError: inputs without a time axis, of different lengths, or of length 0.
         """
         given = self._bind(inputs, named)
-        steps = _steps(given)
+        steps = _steps(given, self.graph)
         state = self.init()
         outputs = []
         for t in range(1, steps + 1):
@@ -165,7 +167,7 @@ class SpikingNetwork(nn.Module):
         twice = [name for name in names[: len(inputs)] if name in named]
         if len(inputs) > len(names) or missing or unknown or twice:
             raise InputError(
-                f"this network takes {len(names)} inputs, {', '.join(names)}; "
+                f"this network takes {len(names)} input{'s' * (len(names) > 1)}, {', '.join(names)}; "
                 f"got {len(inputs)} by position" + (f" and {', '.join(named)} by name" if named else "")
             )
         tensors = [leaf for leaf in leaves(map_leaves(lambda leaf: leaf, given)) if isinstance(leaf, Tensor)]
@@ -212,6 +214,11 @@ def _add_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: 
         state_dict[inner + key.removeprefix(prefix)] = state_dict.pop(key)
 
 
+def _hide_prefix(module: nn.Module, incompatible: Any) -> None:
+    for keys in (incompatible.missing_keys, incompatible.unexpected_keys):
+        keys[:] = [key.replace("graph_module.", "", 1) for key in keys]
+
+
 def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
     """Events of a decoded output; what is no float (class indices) is passed on as it stands."""
 
@@ -229,6 +236,21 @@ def _encoded(given: Mapping[str, Any], encode: Callable[[Tensor, Clock], Tensor]
     }
 
 
+def _checked_events(given: dict[str, Any]) -> dict[str, Any]:
+    """Events add up, so they are floats; indices and masks do not."""
+    whole = [name for name, value in given.items() if any(map(_is_whole, leaves(value)))]
+    if whole:
+        raise InputError(
+            f"inputs {', '.join(whole)} are integers or booleans, which are no events; convert images with x.float(), "
+            "and give indices or masks in one call, snn(x, T=...), where they stay the same at every step"
+        )
+    return given
+
+
+def _is_whole(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and not (leaf.is_floating_point() or leaf.is_complex())
+
+
 def _stacked(outputs: list[Any]) -> Any:
     def stack(*steps: Any) -> Any:
         return torch.stack(steps) if isinstance(steps[0], Tensor) else list(steps)
@@ -236,7 +258,14 @@ def _stacked(outputs: list[Any]) -> Any:
     return zip_leaves(stack, *outputs)
 
 
-def _steps(given: Mapping[str, Any]) -> int:
+def _steps(given: Mapping[str, Any], graph: Graph) -> int:
+    for node in graph.inputs:
+        expected, value = batched_rank(node, graph), given[node["name"]]
+        if expected is not None and isinstance(value, Tensor) and value.ndim != expected + 1:
+            raise InputError(
+                f"sequence: {node['name']} goes into a layer for {expected} axes (B, ...), so a sequence of it has "
+                f"{expected + 1} axes (T, B, ...); got shape {tuple(value.shape)}. For one input write snn(x, T=...)"
+            )
     tensors = [leaf for leaf in leaves(dict(given)) if isinstance(leaf, Tensor)]
     lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
     if len(lengths) != 1 or 0 in lengths:

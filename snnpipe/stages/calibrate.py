@@ -11,7 +11,7 @@ from toolz import take
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from snnpipe.emit import emit, module_tree, placeholder, reader
+from snnpipe.emit import compiled, emit, module_tree, placeholder, reader
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap, map_leaves, thaw
 from snnpipe.kernels.statistic import Statistic
@@ -55,8 +55,9 @@ def calibrate(
     8
     """
     if isinstance(batches, ConversionState | nn.Module) or not isinstance(batches, Iterable):
+        missing = "the data is missing" if isinstance(batches, ConversionState) else "expected an iterable of batches"
         raise CalibrationError(
-            f"calibrate: expected an iterable of batches, got {type(batches).__name__}; "
+            f"calibrate: {missing}, got a {type(batches).__name__}; "
             "write calibrate(loader), or calibrate([x]) for one tensor"
         )
     if isinstance(batches, Tensor):
@@ -127,8 +128,8 @@ class _Measuring(nn.Module):
                 arguments = (env[node.name], sites[node.name].axis)
                 summaries[node.name] = graph.call_function(statistic.summarise, arguments)
         graph.output((thaw(map_leaves(value, state.graph.output)), summaries))
-        tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
-        self.run = fx.GraphModule(tree, graph)
+        self.tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
+        self.run = compiled(graph)
         self.inputs = tuple(node["name"] for node in state.graph.inputs)
         self.by_key = any(node.op == "getitem" and isinstance(node["index"], str) for node in state.graph)
         self.home = next((tensor.device for tensor in state.params.values()), torch.device("cpu"))
@@ -136,7 +137,7 @@ class _Measuring(nn.Module):
         self.found: dict[str, Any] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        outputs, self.found = self.run(*args, **kwargs)
+        outputs, self.found = self.run(self.tree, *args, **kwargs)
         return outputs
 
     def measure(

@@ -119,9 +119,14 @@ def _theta(
                 f"replace: the threshold rule gave {_short(theta)} for site {site.name}; "
                 "a threshold must be positive and finite"
             )
+        if summary is not None and theta.numel() not in (1, summary.max.numel()):
+            raise ThresholdError(
+                f"replace: the threshold rule gave {theta.numel()} values for site {site.name}, which has "
+                f"{summary.max.numel()} channels; give one per channel, or a single one"
+            )
         return _like_network(theta, state), 0
     if site.cap is not None:
-        return _like_network(torch.tensor([site.cap]), state), 0
+        return _like_network(torch.tensor([site.cap], dtype=torch.float64), state), 0
     if summary is None or rule is None:
         raise StageError(
             f"replace: nothing was measured at site {site.name}; put calibrate(loader) before replace, "
@@ -149,9 +154,10 @@ def _usable(theta: Tensor) -> Tensor:
 
 
 def _like_network(theta: Tensor, state: ConversionState) -> Tensor:
+    """In the dtype and on the device of the weights; finite there."""
     model = next((tensor for tensor in state.params.values() if tensor.is_floating_point()), theta)
     limit = torch.finfo(model.dtype).max / 4
-    return theta.to(device=model.device).clamp(max=limit).to(dtype=model.dtype)
+    return theta.to(device=model.device, dtype=torch.float64).clamp(max=limit).to(dtype=model.dtype)
 
 
 def _free_key(key: str, state: ConversionState) -> str:

@@ -1,0 +1,86 @@
+"""Statistics outlive the run that measured them: saved, loaded, merged from shards."""
+
+import pytest
+import torch
+from torch import nn
+
+from snnpipe import (
+    CalibrationError,
+    StageError,
+    calibrate,
+    instrument,
+    load_statistics,
+    maximum,
+    merge_statistics,
+    percentile,
+    pipe,
+    replace,
+    save_statistics,
+    state_equal,
+    to_snn,
+    trace,
+)  # fmt: skip
+from tests.helpers import assert_same, mlp, vectors
+
+RULES = [maximum(), percentile(99.0), percentile(99.0, per_channel=False)]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_saved_statistics_stand_for_the_data(tmp_path, rule):
+    model, x = mlp(), vectors()
+    state = pipe(model, trace, instrument(statistic=rule), calibrate([x]))
+    save_statistics(state, tmp_path / "statistics.pt")
+    loaded = pipe(model, trace, instrument(statistic=rule), load_statistics(tmp_path / "statistics.pt"))
+    assert state_equal(loaded, state)
+    assert_same(pipe(loaded, replace, to_snn)(x, T=4), to_snn(state)(x, T=4))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_shards_merge_in_any_order(rule):
+    x = vectors(30)
+    base = pipe(mlp(), trace, instrument(statistic=rule))
+    a, b, c = (calibrate([part])(base) for part in x.split(10))
+    whole = calibrate(list(x.split(10)))(base)
+    nested = merge_statistics(a)(merge_statistics(b)(c))
+    for merged in (merge_statistics(b, c)(a), nested, merge_statistics(a, b, c)(base)):
+        assert state_equal(merged, whole)
+    assert state_equal(merge_statistics()(a), a)
+
+
+def test_files_of_other_networks_are_refused(tmp_path):
+    x = vectors()
+    path = tmp_path / "statistics.pt"
+    with pytest.raises(CalibrationError, match="nothing was measured"):
+        save_statistics(trace(mlp()), path)
+    save_statistics(pipe(nn.Sequential(nn.Linear(6, 3), nn.ReLU()).double(), trace, calibrate([x])), path)
+    with pytest.raises(CalibrationError, match="no statistic for 3; was it the same network"):
+        pipe(mlp(), trace, load_statistics(path))
+    with pytest.raises(StageError, match="load_statistics"):
+        load_statistics(path)(mlp())
+
+
+def test_states_that_measured_something_else_are_not_merged():
+    x = vectors()
+    model = mlp()
+    mine = pipe(model, trace, calibrate([x]))
+    others = [
+        pipe(model, trace, instrument(statistic=maximum()), calibrate([x])),
+        pipe(nn.Sequential(nn.Linear(6, 3), nn.ReLU()).double(), trace, calibrate([x])),
+        trace(model),
+    ]
+    for other in others:
+        for ours, theirs in ((mine, other), (other, mine)):
+            with pytest.raises(CalibrationError, match="merge_statistics"):
+                merge_statistics(theirs)(ours)
+    with pytest.raises(CalibrationError, match="merge_statistics"):
+        merge_statistics(trace(model))(trace(model))
+
+
+def test_a_file_of_another_width_is_refused(tmp_path):
+    """Same node names, other channels: the thresholds would not fit."""
+    path = tmp_path / "statistics.pt"
+    save_statistics(pipe(nn.Sequential(nn.Linear(6, 3), nn.ReLU()).double(), trace, calibrate([vectors()])), path)
+    wider = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    with pytest.raises((CalibrationError, ValueError)):
+        pipe(wider, trace, load_statistics(path), to_snn)(vectors(), T=1)
+    assert torch.load(path, weights_only=True)
