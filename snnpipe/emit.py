@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from snnpipe.frozen import map_leaves, thaw
 from snnpipe.graph import Graph, Node, Param, Ref
-from snnpipe.ops.functions import Opaque
+from snnpipe.ops.functions import Opaque, events_of
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, assign
 from snnpipe.ops.table import OPS
 
@@ -28,7 +28,7 @@ def graph_module(graph: Graph, params: Mapping[str, Tensor]) -> fx.GraphModule:
     for node in graph:
         env[node.name] = placeholder(target, node) if node.op == "input" else emit(target, node, value)
         if node.op == "encode":
-            env[node.name] = target.call_function(_first, (env[node.name],))
+            env[node.name] = target.call_function(events_of, (env[node.name],))
     target.output(thaw(map_leaves(value, graph.output)))
     return fx.GraphModule(module_tree(graph, params), target)
 
@@ -89,7 +89,7 @@ def module_tree(graph: Graph, params: Mapping[str, Tensor]) -> nn.Module:
 
 def described(made: fx.Node, node: Node) -> fx.Node:
     """Attach where a node comes from, so that printed code says it."""
-    made.meta["snnpipe"] = (node.path, node.where, True)
+    made.meta["snnpipe"] = (node.path, node.where, node.name)
     file, _, line = node.where.rpartition(":")
     if file:
         made.stack_trace = f'  File "{file}", line {line}, in forward\n    {node.path}: {node.op}'
@@ -115,10 +115,6 @@ def _as_module(node: Node, params: Mapping[str, Tensor]) -> nn.Module:
 
 def _is_opaque(node: Node) -> bool:
     return node.op == "call" and isinstance(node["target"], Opaque)
-
-
-def _first(pair: tuple[Tensor, Any]) -> Tensor:
-    return pair[0]
 
 
 def compiled(code: fx.Graph) -> Callable[..., Any]:

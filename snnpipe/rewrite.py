@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import attrs
+import torch
 from torch import Tensor
 
+from snnpipe.errors import GraphError
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.graph import Graph, Node, Ref
 
@@ -67,9 +69,20 @@ def rewrite(graph: Graph, params: FrozenMap[str, Tensor], rules: Iterable[Rewrit
         if not changes:
             return Rewritten(graph, params, tuple(done), declined)
         done += [(name, change.note) for name, change in changes.items()]
-        for change in changes.values():
-            params = params | change.params
+        params = _joined(params, changes)
         graph = _replaced(graph, changes)
+
+
+def _joined(params: FrozenMap[str, Tensor], changes: dict[str, Rewrite]) -> FrozenMap[str, Tensor]:
+    """The parameters with the new ones; a key is written once."""
+    new: dict[str, Tensor] = {}
+    for name, change in changes.items():
+        for key, tensor in change.params.items():
+            known = new.get(key, params.get(key))
+            if known is not None and not torch.equal(known, tensor):
+                raise GraphError(f"the rule at {name} wrote another tensor under the key {key!r}; use a new key")
+            new.setdefault(key, tensor)
+    return params | new
 
 
 def _outcome(

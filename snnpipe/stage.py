@@ -73,7 +73,7 @@ class BoundStage:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"<{type(value).__name__}>"
 
 

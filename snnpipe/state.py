@@ -141,7 +141,8 @@ def digest(state: ConversionState) -> str:
     Equal states of one process have equal digests; the history does not count.
     """
     h = hashlib.blake2b(digest_size=16)
-    h.update(repr((state.graph.nodes, state.graph.output, state.sites, state.threshold, state.code)).encode())
+    code = state.code and (state.code.name, state.code.alpha, state.code.a)
+    h.update(repr((state.graph.nodes, state.graph.output, state.sites, state.threshold, code)).encode())
     for key, tensor in sorted(state.params.items()):
         _feed(h, key, tensor)
     for key, summary in sorted(state.statistics.items()):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from snnpipe import calibrate, fixed, fuse, instrument, maximum, percentile, pipe, replace, to_snn, trace
+from snnpipe import Threshold, calibrate, fixed, fuse, instrument, maximum, percentile, pipe, replace, to_snn, trace
 
 sys.path.insert(0, str(Path(__file__).parent))
 from resnet20_cifar10 import ResNet20
@@ -64,7 +64,9 @@ def import_time(code: str) -> float:
     return seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True))
 
 
-def calibration_ratio(model: nn.Module, batches: list[torch.Tensor], threshold: Any, repeats: int) -> tuple[float, float]:
+def calibration_ratio(
+    model: nn.Module, batches: list[torch.Tensor], threshold: Threshold, repeats: int
+) -> tuple[float, float]:
     """Median of (calibrate / plain forward), and the median plain forward in seconds."""
     state = pipe(model, trace, instrument(statistic=threshold))
     stage = calibrate(batches)

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from snnpipe.errors import Problem
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import INPLACE_OPERATORS, KNOWN, RANDOM
-from snnpipe.frozen import FrozenMap, freeze, map_leaves
+from snnpipe.frozen import EMPTY, FrozenMap, freeze, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.ops import functions
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, weightless
@@ -46,12 +46,16 @@ class Lowered:
     problems: tuple[Problem, ...]
 
 
-def lower(fx_graph: fx.Graph, root: nn.Module) -> Lowered:
+def lower(fx_graph: fx.Graph, root: nn.Module, tensors: Mapping[str, Tensor] = EMPTY) -> Lowered:
     """Lower an fx graph over ``root``; neither is changed.
 
-    Nodes may carry ``meta["snnpipe"] = (module path, file:line, whether the call is that module itself)``.
+    Args:
+        fx_graph: nodes may carry ``meta["snnpipe"] = (module path, file:line, name)``; the name is ``None`` for a
+            function called in that module's forward, and "" for the module itself.
+        root: holds the tensors and modules the graph names.
+        tensors: values that take precedence over the root's.
     """
-    lowering = _Lowering(root)
+    lowering = _Lowering(root, tensors)
     for node in fx_graph.nodes:
         lowering.visit(node)
     graph = Graph(tuple(lowering.nodes), lowering.output).live()
@@ -63,8 +67,8 @@ def lower(fx_graph: fx.Graph, root: nn.Module) -> Lowered:
 class _Lowering:
     """The graph being built; implements ``spellings.Seen``."""
 
-    def __init__(self, root: nn.Module) -> None:
-        self.root = root
+    def __init__(self, root: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        self.root, self.tensors = root, tensors
         self.nodes: list[Node] = []
         self.taken: dict[str, Node] = {}
         self.params: dict[str, Tensor] = {}
@@ -72,7 +76,7 @@ class _Lowering:
         self.attributes: dict[str, _Cell] = {}
         self.problems: list[Problem] = []
         self.output: Any = None
-        self.place = ("", "", False)
+        self.place: tuple[str, str, str | None] = ("", "", None)
 
     # what adapt functions may use
 
@@ -83,10 +87,10 @@ class _Lowering:
         return self.params[operand.key] if isinstance(operand, Param) else None
 
     def emit(self, op: str, **operands: Any) -> Ref:
-        module, where, whole = self.place
+        module, where, known = self.place
         called = _name(operands["target"]) if op == "call" else op
-        path = module if whole else ".".join(filter(None, (module, called)))
-        name = unique_name(_identifier(path), self.taken)
+        path = ".".join(filter(None, (module, called))) if known is None else module
+        name = unique_name(known or _identifier(path), self.taken)
         node = Node(name, op, FrozenMap({key: freeze(value) for key, value in operands.items()}), path, where)
         self.nodes.append(node)
         self.taken[name] = node
@@ -97,7 +101,7 @@ class _Lowering:
     def visit(self, node: fx.Node) -> None:
         self.place = _place(node)
         if node.op == "placeholder":
-            self.place = (str(node.target), "", True)
+            self.place = (str(node.target), "", self.place[2] or "")
             default = {"default": node.args[0]} if node.args else {}
             self.cells[node] = self._fresh(self.emit("input", name=str(node.target), **default))
         elif node.op == "get_attr":
@@ -111,9 +115,7 @@ class _Lowering:
 
     def _attribute(self, key: str) -> _Cell:
         if key not in self.attributes:
-            value: Any = self.root
-            for part in key.split("."):
-                value = getattr(value, part)
+            value: Any = self.tensors[key] if key in self.tensors else _attribute(self.root, key)
             if isinstance(value, Tensor):
                 self.params[key] = value
                 self.attributes[key] = self._fresh(Param(key))
@@ -257,10 +259,17 @@ def _may_alias(op: str, target: Any) -> bool:
     return _name(target) in _VIEWS or not (isinstance(target, str) or module.startswith(("torch", "_operator")))
 
 
-def _place(node: fx.Node) -> tuple[str, str, bool]:
-    default = (str(node.target), "", True) if node.op == "call_module" else ("", "", False)
-    place: tuple[str, str, bool] = node.meta.get("snnpipe", default)
+def _place(node: fx.Node) -> tuple[str, str, str | None]:
+    default = (str(node.target), "", "") if node.op == "call_module" else ("", "", None)
+    place: tuple[str, str, str | None] = node.meta.get("snnpipe", default)
     return place
+
+
+def _attribute(root: nn.Module, key: str) -> Any:
+    value: Any = root
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
 
 
 def _name(target: Any) -> str:

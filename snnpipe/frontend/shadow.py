@@ -5,6 +5,8 @@ Tracing runs the user's ``forward``; whatever that changes, it changes here and 
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict, defaultdict, deque
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from snnpipe.errors import TraceError
 
+_CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -61,26 +64,45 @@ class _Copier:
         self.share = share
         self.modules: dict[int, nn.Module] = {}
         self.tensors: dict[int, Tensor] = {}
+        self.containers: dict[int, Any] = {}
 
     def module(self, original: nn.Module) -> nn.Module:
         if id(original) in self.modules:
             return self.modules[id(original)]
         cls: Any = type(original)
-        copy: nn.Module = cls.__new__(cls)
-        self.modules[id(original)] = copy
-        copy.__dict__.update(original.__dict__)
-        copy.__dict__["training"] = False
-        copy.__dict__["_parameters"] = {key: self.tensor(value) for key, value in original._parameters.items()}
-        copy.__dict__["_buffers"] = {key: self.tensor(value) for key, value in original._buffers.items()}
-        copy.__dict__["_modules"] = {
+        twin: nn.Module = cls.__new__(cls)
+        self.modules[id(original)] = twin
+        twin.__dict__.update(original.__dict__)
+        twin.__dict__["training"] = False
+        twin.__dict__["_parameters"] = {key: self.tensor(value) for key, value in original._parameters.items()}
+        twin.__dict__["_buffers"] = {key: self.tensor(value) for key, value in original._buffers.items()}
+        twin.__dict__["_modules"] = {
             key: None if child is None else self.module(child) for key, child in original._modules.items()
         }
-        for key, value in list(copy.__dict__.items()):
-            if isinstance(value, Tensor):
-                copy.__dict__[key] = self.tensor(value)
-        _resolve_parametrizations(copy)
-        _resolve_weight_hooks(copy)
-        return copy
+        for key, value in list(twin.__dict__.items()):
+            if key not in ("_parameters", "_buffers", "_modules"):
+                twin.__dict__[key] = self.value(value)
+        _resolve_parametrizations(twin)
+        _resolve_weight_hooks(twin)
+        return twin
+
+    def value(self, original: Any) -> Any:
+        """Anything a module may keep as a plain attribute; what is no container, tensor or module is shared."""
+        if isinstance(original, Tensor):
+            return self.tensor(original)
+        if isinstance(original, nn.Module):
+            return self.module(original)
+        if type(original) not in _CONTAINERS:
+            return original
+        if id(original) not in self.containers:
+            twin = copy.copy(original)
+            self.containers[id(original)] = twin
+            if isinstance(twin, dict):
+                twin.update({key: self.value(item) for key, item in original.items()})
+            elif isinstance(twin, list | deque):
+                twin.clear()
+                twin.extend(self.value(item) for item in original)
+        return self.containers[id(original)]
 
     def tensor(self, original: Tensor | None) -> Tensor | None:
         if original is None or self.share:

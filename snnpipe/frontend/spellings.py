@@ -6,6 +6,7 @@ on the operands (``clamp(min=0)`` is a ``relu``); ``None`` means "no row fits: k
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnpipe.graph import Node, Param, Ref
+from snnpipe.ops.functions import events_of
 from snnpipe.ops.table import TABLE, Signature
 
 
@@ -60,7 +62,8 @@ def is_zero(operand: Any, seen: Seen) -> bool:
 
 
 def _clamp(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
-    low, high = operands.get("min"), operands.get("max")
+    low = None if operands.get("min") == -math.inf else operands.get("min")
+    high = None if operands.get("max") == math.inf else operands.get("max")
     if low is not None and is_zero(low, seen) and high is None:
         return "relu", {"input": operands["input"]}
     bounds = {name: value for name, value in (("min", low), ("max", high)) if value is not None}
@@ -224,7 +227,7 @@ SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
     ("identity", (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout), _DROP,
      _dropout),
     ("identity", (torch.dropout,), "input p train", _dropout),
-    ("identity", (operator.pos,), "input", None),
+    ("identity", (operator.pos, events_of), "input", None),
     ("add", (torch.add, "add"), "input other * alpha=1", _scaled_sum("add")),
     ("sub", (torch.sub, torch.subtract, "sub", "subtract"), "input other * alpha=1", _scaled_sum("sub")),
     ("sub", (torch.rsub, "rsub"), "input other alpha=1", _rsub),

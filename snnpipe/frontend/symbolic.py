@@ -53,7 +53,7 @@ def symbolic(
         raise
     except Exception as error:
         raise TraceError(_untraceable(error, root, tracer.failed)) from error
-    return lower(graph, root)
+    return lower(graph, root, tracer.tensors)
 
 
 class _Tracer(fx.Tracer):
@@ -67,7 +67,9 @@ class _Tracer(fx.Tracer):
         self.failed = ""
         self.paths: dict[nn.Module, str] = {}
         self.tensor_keys: dict[int, list[str]] = {}
+        self.tensors: dict[str, torch.Tensor] = {}
         self.fetched: dict[str, fx.Proxy] = {}
+        self.foreign: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -78,6 +80,7 @@ class _Tracer(fx.Tracer):
             *self.root.named_buffers(remove_duplicate=False),
         ):
             self.tensor_keys.setdefault(id(tensor), []).append(key)
+            self.tensors[key] = tensor  # forward may assign to a buffer; what it was before counts
         self.paths = {module: path for path, module in reversed(list(self.root.named_modules()))}
         parameters = list(inspect.signature(root_fn).parameters.values())[1:]
         names = [p.name for p in parameters]
@@ -113,7 +116,7 @@ class _Tracer(fx.Tracer):
         node = super().create_node(*args, **kwargs)
         path = self.scope.module_path or ""
         module = self.root.get_submodule(path) if path else None
-        node.meta["snnpipe"] = (path, _user_line(), module is not None and _is_torch(module))
+        node.meta["snnpipe"] = (path, _user_line(), "" if module is not None and _is_torch(module) else None)
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -158,6 +161,12 @@ class _Tracer(fx.Tracer):
                 del self.fetched[key]
             self.graph.erase_node(node)
 
+    def create_arg(self, a: Any) -> Any:
+        """A tensor that belongs to no module (a global, a constant) is copied once."""
+        if isinstance(a, torch.Tensor) and id(a) not in self.tensor_keys:
+            a = self.foreign.setdefault(id(a), (a, a.detach().clone()))[1]
+        return super().create_arg(a)
+
     def iter(self, obj: Any) -> Any:
         """Unroll a loop over the pieces of a tensor; fx itself unpacks ``a, b = x`` and nothing else."""
         pieces = _known_length(obj.node)
@@ -181,6 +190,10 @@ class _Tracer(fx.Tracer):
 
 class _Symbol(fx.Proxy):
     """A symbol that also records Python's in-place operators and item assignment."""
+
+    def __len__(self) -> int:
+        pieces = _known_length(self.node)
+        return super().__len__() if pieces is None else pieces
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})

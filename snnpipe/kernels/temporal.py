@@ -18,8 +18,8 @@ from snnpipe.codes import Clock
 from snnpipe.frozen import FrozenMap, is_namedtuple
 
 
-def constant(value: Any, clock: Clock) -> Any:
-    """Events of the constant ``value``: ``c_t = kappa_t c``.
+def constant(value: Any, clock: Clock, like: Any = None) -> Any:
+    """Events of the constant ``value``: ``c_t = kappa_t c``; whole numbers become floats as precise as ``like``.
 
     >>> from snnpipe.codes import TD
     >>> constant(torch.tensor(3.0), TD.clock(1)), constant(torch.tensor(3.0), TD.clock(2))
@@ -27,7 +27,7 @@ def constant(value: Any, clock: Clock) -> Any:
     """
     if clock.kappa == 1.0:
         return value
-    return zip_leaves(lambda c: _scale(c, clock.kappa), value)
+    return zip_leaves(lambda c: _scale(c, clock.kappa, like), value)
 
 
 def accumulate(decoded: Any, events: Any, clock: Clock) -> Any:
@@ -51,7 +51,7 @@ def difference(before: Any, decoded: Any, clock: Clock) -> Any:
     """
     if before is None:
         return zip_leaves(lambda Y: Y / clock.a, decoded)
-    return zip_leaves(lambda Y, Y_before: (Y - clock.alpha * Y_before) / clock.a, decoded, before)
+    return zip_leaves(lambda Y, Y_before: _change(Y, Y_before, clock.alpha) / clock.a, decoded, before)
 
 
 def zip_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -65,7 +65,18 @@ def zip_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
     return None if tree is None else fn(tree, *others)
 
 
-def _scale(value: Any, kappa: float) -> Any:
+def _change(now: Any, before: Any, alpha: float) -> Any:
+    """``now - alpha before``, and 0 where both are the same infinity (a mask)."""
+    change = now - alpha * before
+    if not isinstance(change, torch.Tensor):
+        return change
+    return change.masked_fill(change.isnan() & (now == before), 0.0)
+
+
+def _scale(value: Any, kappa: float, like: Any) -> Any:
+    whole = isinstance(value, torch.Tensor) and not (value.is_floating_point() or value.is_complex())
+    if whole and isinstance(like, torch.Tensor):
+        value = value.to(like.dtype)
     if kappa == 0.0:  # not 0 * value: a mask of -inf must vanish too
         return torch.zeros_like(value) if isinstance(value, torch.Tensor) else 0.0
     return value * kappa

@@ -35,6 +35,11 @@ def filled_like(input: Tensor, value: Any) -> Tensor:
     return source.to(input).expand_as(input).clone()
 
 
+def events_of(pair: tuple[Tensor, Any]) -> Tensor:
+    """The events of a neuron that returns ``(events, state)``."""
+    return pair[0]
+
+
 def attribute(input: Any, name: str) -> Any:
     """``input.name``: a shape, dtype, device or rank, the same for every step."""
     return getattr(input, name)

@@ -144,7 +144,7 @@ def lift(graph: Graph, *, temporal_inputs: bool) -> Graph:
     for node in graph:
         placement = placed[node.name]
         if placement.case is Case.NEURON:
-            node = node.evolve(input=lifted.events(node["input"]))
+            node = node.evolve(input=lifted.events(node["input"], None))
         elif placement.case in (Case.LINEAR, Case.GENERAL):
             node = attrs.evolve(node, operands=_converted_operands(node, placement, lifted))
         lifted.add(node, placement.form)
@@ -154,11 +154,11 @@ def lift(graph: Graph, *, temporal_inputs: bool) -> Graph:
 
 def _converted_operands(node: Node, placement: Placement, lifted: _Lifted) -> FrozenMap[str, Any]:
     kept = OPS[node.op].shape_only
-    if placement.form is Form.EVENTS:
-        wanted, convert = placement.group, lifted.events
-    else:
-        wanted, convert = frozenset(node.operands) - kept, lifted.decoded
-    return FrozenMap({name: convert(value) if name in wanted else value for name, value in node.operands.items()})
+    if placement.form is Form.DECODED:
+        return FrozenMap({k: value if k in kept else lifted.decoded(value) for k, value in node.operands.items()})
+    group = {name: value for name, value in node.operands.items() if name in placement.group}
+    like = next(Ref(name) for name in refs(tuple(group.values())) if lifted.form[name] is Form.EVENTS)
+    return node.operands | {name: lifted.events(value, like) for name, value in group.items()}
 
 
 @attrs.define
@@ -168,7 +168,7 @@ class _Lifted:
     source: Graph
     nodes: list[Node] = attrs.field(factory=list)
     form: dict[str, Form] = attrs.field(factory=dict)
-    made: dict[tuple[str, Any], Ref] = attrs.field(factory=dict)
+    made: dict[tuple[Any, ...], Ref] = attrs.field(factory=dict)
     taken: set[str] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -178,36 +178,38 @@ class _Lifted:
         self.nodes.append(node)
         self.form[node.name] = form
 
-    def events(self, tree: Any) -> Any:
-        return map_leaves(self._event, tree)
+    def events(self, tree: Any, like: Ref | None) -> Any:
+        return map_leaves(lambda leaf: self._event(leaf, like), tree)
 
     def decoded(self, tree: Any) -> Any:
         return map_leaves(self._decode, tree)
 
-    def _event(self, leaf: Any) -> Any:
+    def _event(self, leaf: Any, like: Ref | None) -> Any:
         if isinstance(leaf, Ref) and self.form[leaf.name] is Form.EVENTS:
             return leaf
         if isinstance(leaf, Ref) and self.form[leaf.name] is Form.DECODED:
             return self._converted("difference", leaf, Form.EVENTS)
-        if isinstance(leaf, Ref | Param) or (isinstance(leaf, int | float | complex) and leaf != 0):
-            return self._converted("constant", leaf, Form.EVENTS)
-        return leaf
+        if isinstance(leaf, Ref | Param):
+            return self._converted("constant", leaf, Form.EVENTS, **({} if like is None else {"like": like}))
+        number = isinstance(leaf, int | float | complex) and not isinstance(leaf, bool) and leaf != 0
+        return self._converted("constant", leaf, Form.EVENTS) if number else leaf
 
     def _decode(self, leaf: Any) -> Any:
         if isinstance(leaf, Ref) and self.form[leaf.name] is Form.EVENTS:
             return self._converted("accumulate", leaf, Form.DECODED)
         return leaf
 
-    def _converted(self, op: str, leaf: Any, form: Form) -> Ref:
-        if (op, leaf) not in self.made:
+    def _converted(self, op: str, leaf: Any, form: Form, **extra: Ref) -> Ref:
+        made = (op, type(leaf), leaf, *extra.values())
+        if made not in self.made:
             base = leaf.name if isinstance(leaf, Ref) else _identifier(leaf)
             name = unique_name(f"{base}_{_SUFFIX[op]}", self.taken)
             self.taken.add(name)
             origin = self.source.producer(leaf)
             path, where = (origin.path, origin.where) if origin else ("", "")
-            self.add(Node(name, op, FrozenMap(input=leaf), path, where), form)
-            self.made[op, leaf] = Ref(name)
-        return self.made[op, leaf]
+            self.add(Node(name, op, FrozenMap(input=leaf, **extra), path, where), form)
+            self.made[made] = Ref(name)
+        return self.made[made]
 
 
 _SUFFIX = {"constant": "events", "accumulate": "decoded", "difference": "events"}

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from snnpipe.frozen import FrozenMap
-from snnpipe.graph import Graph, Node
+from snnpipe.graph import Graph, Node, Ref
 from snnpipe.ops import functions
 
 
@@ -140,7 +140,7 @@ TABLE: tuple[Op, ...] = (
         "batch_norm",
         F.batch_norm,
         "input running_mean running_var weight=None bias=None training=False momentum=0.1 eps=1e-05",
-        "input running_mean bias | weight bias",
+        "input running_mean bias",
     ),
     # arithmetic
     row("add", operator.add, "a b", "a b"),
@@ -242,5 +242,6 @@ _BATCHED_RANK = {f"{kind}{n}d": n + 2 for n in (1, 2, 3) for kind in ("conv", "c
 
 def batched_rank(node: Node, graph: Graph) -> int | None:
     """The number of axes a batch of this value has, where a convolution reads it directly; else ``None``."""
-    readers = (graph.by_name[user].op for user in graph.users[node.name] if user != "output")
-    return next((_BATCHED_RANK[op] for op in readers if op in _BATCHED_RANK), None)
+    readers = (graph[user] for user in graph.users[node.name] if user != "output")
+    ranks = (_BATCHED_RANK.get(reader.op) for reader in readers if reader.get("input") == Ref(node.name))
+    return next(filter(None, ranks), None)

@@ -91,7 +91,10 @@ def _like(params: FrozenMap[str, Tensor], before: Node, tensor: Tensor) -> Tenso
 
 
 def _new_stem(before: Node, node: Node, params: FrozenMap[str, Tensor]) -> str:
-    stem = f"{before['weight'].key.rpartition('.')[0] or before.name}__{node['running_mean'].key.split('.')[-2:][0]}"
+    layer = before["weight"].key.rpartition(".")[0] or before.name
+    norm = node["running_mean"].key.rpartition(".")[0] or node.name
+    parent = layer.rpartition(".")[0]
+    stem = f"{layer}__{norm.removeprefix(f'{parent}.' if parent else '').replace('.', '_')}"
     number, unique = 0, stem
     while f"{unique}.weight" in params:
         number += 1

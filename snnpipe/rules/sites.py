@@ -5,6 +5,7 @@ A site rule is ``rule(node, graph) -> Match | None``: whether a neuron can stand
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,7 +42,7 @@ def capped_site(node: Node, graph: Graph) -> Match | None:
     """clamp(x, 0, c) (ReLU6, Hardtanh(0, c)): what an IF neuron computes with theta = c; needs no calibration."""
     low, high = node.get("min"), node.get("max")
     literal = isinstance(low, int | float) and isinstance(high, int | float)
-    return Match(node["input"], float(high)) if node.op == "clamp" and literal and low == 0 < high else None
+    return Match(node["input"], float(high)) if node.op == "clamp" and literal and low == 0 < high < math.inf else None
 
 
 #: Where ``instrument`` puts sites; add your own: ``instrument(rules=SITE_RULES + (my_rule,))``.

@@ -98,6 +98,8 @@ class _Section:
         given: tuple[Any, ...] = (self.value(node["input"]), self.arguments["clock"])
         if node.op != "constant":
             given = (self._cell(node), *given)
+        elif "like" in node.operands:
+            given = (*given, self.value(node["like"]))
         made = self.target.create_node("call_function", getattr(temporal, node.op), given, name=node.name)
         return described(made, node)
 
