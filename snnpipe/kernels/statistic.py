@@ -9,6 +9,7 @@ Knows tensors; sites, batches and thresholds are other files' business.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,10 @@ from snnpipe.frozen import EMPTY, FrozenMap
 
 OCTAVES = 16  # the histogram resolves values down to 2**-16 of the largest
 BINS_PER_OCTAVE = 32  # so a bin is at most 1/32 of its value wide
-_CODES_PER_OCTAVE = 128  # bfloat16 has 7 bits of mantissa
-_PER_BIN = _CODES_PER_OCTAVE // BINS_PER_OCTAVE
 BINS = OCTAVES * BINS_PER_OCTAVE
+_SHIFT = 23 - 5  # of a float32's 23 bits of mantissa, 5 count the bins of an octave
+_LANES = 4
+_PIECE = 2**20  # values counted at a time, so that temporary tensors stay in the cache
 
 
 @attrs.frozen(eq=False)
@@ -39,7 +41,7 @@ class Extrema:
 
 @attrs.frozen(eq=False)
 class Histogram:
-    """Counts per channel in bins of equal relative width, (C, BINS) int64, and the largest value (C,).
+    """Counts per channel in bins of about equal relative width, (C, BINS) int64, and the largest value (C,).
 
     The bins cover the ``OCTAVES`` octaves up to the one that holds the site's largest value, ``2**top``; smaller
     values, zeros and negative ones share bin 0.  A merge raises the lower of two tops, which only pours bins into
@@ -68,10 +70,9 @@ class Histogram:
         inside = self.counts.gather(1, index[:, None]).squeeze(1)
         below = cumulative.gather(1, index[:, None]).squeeze(1) - inside
         fraction = ((rank - below) / inside.clamp(min=1)).clamp(0.0, 1.0)
-        # bfloat16 rounds to nearest: code c stands for c - 1/2 ... c + 1/2
-        codes = _lowest_code(self.top) + (index + fraction.double()) * _PER_BIN - 0.5
-        octave = torch.floor(codes / _CODES_PER_OCTAVE)
-        value = torch.exp2(octave - 127.0) * (1.0 + codes / _CODES_PER_OCTAVE - octave)
+        position = _lowest_bin(self.top) + index + fraction.double()
+        octave = torch.floor(position / BINS_PER_OCTAVE)
+        value = torch.exp2(octave - 127.0) * (1.0 + position / BINS_PER_OCTAVE - octave)
         value = torch.minimum(value.to(self.max.dtype), self.max)
         return torch.where(index == 0, torch.zeros_like(value), value)
 
@@ -125,16 +126,14 @@ def merge_extrema(a: Extrema, b: Extrema) -> Extrema:
 
 def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
     """Histogram of a batch; memory C x BINS whatever the size of ``x``."""
-    top = _channel_max(x, axis)
-    channels = top.numel()
-    octave = _octave(float(top.amax()))
-    low = _lowest_code(octave)
-    codes = x.to(torch.bfloat16).view(torch.int16)  # the bits of a positive float grow with its value
-    index = codes.clamp(low, low + BINS * _PER_BIN - 1).sub_(low).bitwise_right_shift_(_PER_BIN.bit_length() - 1)
-    offset = torch.arange(channels, dtype=torch.int32, device=x.device) * BINS
-    flat = (index + along(offset, x.ndim, axis)).reshape(-1)
-    counts = torch.bincount(flat, minlength=channels * BINS).view(channels, BINS)
-    return Histogram(x.numel() // channels, top, octave, counts)
+    largest = _channel_max(x, axis)
+    channels = largest.numel()
+    highest = float(largest.amax())
+    top = _octave(highest)
+    counts = torch.zeros(channels, BINS, dtype=torch.int64, device=x.device)
+    if math.isfinite(highest):  # otherwise the largest value tells, and nobody needs the counts
+        _count(x, axis, top, counts)
+    return Histogram(x.numel() // channels, largest, top, counts)
 
 
 def merge_histogram(a: Histogram, b: Histogram) -> Histogram:
@@ -182,17 +181,47 @@ def _channel_max(x: Tensor, axis: int | None) -> Tensor:
     return wide.amax(others) if others else wide
 
 
+def _count(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:
+    """Add the histogram of ``x`` to ``counts``.  The bits of a positive float grow with its value, so their top part
+    is the number of a bin.
+
+    Equal values in a row (the zeros of a ReLU) would wait for each other's increment, so where there are many values
+    to a bin, neighbours along the last axis count in different lanes.
+    """
+    channels, low = len(counts), _lowest_bin(top)
+    smallest, largest = _float_of(low << _SHIFT), _float_of((low + BINS << _SHIFT) - 1)
+    piece = max(_PIECE, 2 * channels * BINS)
+    lanes = _LANES if x.ndim > 1 and piece >= _LANES**2 * channels * BINS else 1
+    offset = along(torch.arange(channels, dtype=torch.int32, device=x.device) * (lanes * BINS) - low, x.ndim, axis)
+    if lanes > 1:
+        offset = offset + torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) % lanes * BINS
+    first_is_channel = axis is not None and axis % x.ndim == 0
+    rows = len(x) if first_is_channel else max(1, piece * len(x) // x.numel())
+    clamped = torch.empty((rows, *x.shape[1:]), dtype=torch.float32, device=x.device)
+    for part in x.split(rows):
+        bits = torch.clamp(part.float(), smallest, largest, out=clamped[: len(part)]).view(torch.int32)
+        index = bits.bitwise_right_shift_(_SHIFT).add_(offset).reshape(-1)
+        found = torch.bincount(index, minlength=channels * lanes * BINS)
+        counts += found.view(channels, lanes, BINS).sum(1)
+
+
+def _float_of(bits: int) -> float:
+    """The float32 with these bits."""
+    value: float = struct.unpack("<f", struct.pack("<I", bits))[0]
+    return value
+
+
 def _octave(value: float) -> int:
     """Biased exponent of a value: ``2**(octave - 127) <= value``; 0 for what is not positive."""
     return max(0, min(254, 126 + math.frexp(value)[1])) if 0 < value < math.inf else 0
 
 
-def _lowest_code(top: int) -> int:
-    return max(0, (top + 1 - OCTAVES) * _CODES_PER_OCTAVE)
+def _lowest_bin(top: int) -> int:
+    return max(0, (top + 1 - OCTAVES) * BINS_PER_OCTAVE)
 
 
 def _raised(h: Histogram, top: int) -> Tensor:
-    shift = (_lowest_code(top) - _lowest_code(h.top)) // _PER_BIN
+    shift = _lowest_bin(top) - _lowest_bin(h.top)
     if shift == 0:
         return h.counts
     moved = torch.zeros_like(h.counts)
