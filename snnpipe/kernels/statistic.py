@@ -217,7 +217,8 @@ def _octave(value: float) -> int:
 
 
 def _lowest_bin(top: int) -> int:
-    return max(0, (top + 1 - OCTAVES) * BINS_PER_OCTAVE)
+    """Bin 0 of a histogram, as the top bits of a float; a normal one, so that -0.0 is below it too."""
+    return max(1, top + 1 - OCTAVES) * BINS_PER_OCTAVE
 
 
 def _raised(h: Histogram, top: int) -> Tensor:
