@@ -32,7 +32,7 @@ from property_tests.strategies import (
 from snnpipe import TD, ConversionState, InputError, SpikingNetwork, pipe, replace, td_rewrite, to_snn, trace
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.stages.instrument import instrument
-from snnpipe.stages.replace import fixed
+from snnpipe.stages.thresholds import fixed
 
 
 def wired(net: Net, draw: Any) -> ConversionState:

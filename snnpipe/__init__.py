@@ -5,6 +5,7 @@
 """
 
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
+from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.report import report
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric
 from snnpipe.errors import (
@@ -27,8 +28,9 @@ from snnpipe.stage import pipe
 from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
-from snnpipe.stages.replace import fixed, replace
+from snnpipe.stages.replace import replace
 from snnpipe.stages.td_rewrite import td_rewrite
+from snnpipe.stages.thresholds import fixed
 from snnpipe.stages.to_snn import to_module, to_snn
 from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState, Event, Site, digest, state_equal
@@ -38,8 +40,8 @@ __version__ = "0.1.0"
 __all__ = [
     "DIFFERENTIAL", "RATE", "TD", "CalibrationError", "Clock", "Code", "ConversionState", "Encoding", "Event",
     "GraphError", "InputError", "Neuron", "Site", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError",
-    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "calibrate", "constant",
-    "digest", "ema", "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire",
+    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "calibrate",
+    "check", "constant", "digest", "ema", "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire",
     "leaky_integrate_and_fire", "load_statistics", "maximum", "merge_statistics", "percentile", "pipe", "poisson",
     "replace", "report", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron",
     "state_equal", "td_rewrite", "to_module", "to_snn", "trace",

@@ -1,6 +1,7 @@
-"""Accuracy of a converted ResNet-20 on CIFAR-10 images against T.
+r"""Accuracy of a converted ResNet-20 on CIFAR-10 images against T.
 
-    python docs/benchmarks/resnet20_cifar10.py FOLDER [--images 2000] [--steps 128] [--neuron if snm]
+    python docs/benchmarks/resnet20_cifar10.py FOLDER \
+        [--images 2000] [--steps 128] [--neuron if snm] [--percentile 99.9]
 
 FOLDER holds ``cifar10_resnet20.pt`` (weights by Y. Idelbayev), ``cifar10_test2000.npz`` and ``cifar10_calib1024.npz``.
 The network is written as its author wrote it: functional ReLU, in-place ``+=``, slicing and padding in the shortcut.
@@ -18,7 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snnpipe import calibrate, fuse, integrate_and_fire, pipe, replace, signed_memory, to_snn, trace
+from snnpipe import (
+    calibrate,
+    fuse,
+    instrument,
+    integrate_and_fire,
+    percentile,
+    pipe,
+    replace,
+    signed_memory,
+    to_snn,
+    trace,
+)
 
 NEURONS = {"if": integrate_and_fire(), "snm": signed_memory()}
 
@@ -80,6 +92,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=128)
     parser.add_argument("--neuron", nargs="+", choices=sorted(NEURONS), default=["if", "snm"])
+    parser.add_argument("--percentile", type=float, default=99.9)
     args = parser.parse_args()
 
     model = ResNet20()
@@ -90,7 +103,8 @@ def main() -> None:
     images, labels = images[: args.images], labels[: args.images]
     calibration, _ = load(args.folder, "cifar10_calib1024.npz")
 
-    state = pipe(model, trace, fuse, calibrate(calibration.split(128)))
+    threshold = instrument(statistic=percentile(args.percentile))
+    state = pipe(model, trace, fuse, threshold, calibrate(calibration.split(128)))
     reported = [2**k for k in range(20) if 2**k <= args.steps]
     with torch.no_grad():
         answers = torch.cat([model(x).argmax(1) for x in images.split(100)])

@@ -75,6 +75,7 @@ class Case(Enum):
     SOURCE = "source"
     STATIC = "static"
     LINEAR = "linear"
+    BILINEAR = "bilinear"
     GENERAL = "general"
     NEURON = "neuron"
 
@@ -114,7 +115,8 @@ def _place_operator(node: Node, placed: dict[str, Placement], before_neuron: boo
         return Placement(Form.STATIC, Case.STATIC)
     group = next((group for group in op.groups if temporal <= group), None)
     if group is None:
-        return Placement(Form.DECODED, Case.GENERAL)
+        product = temporal <= frozenset().union(*op.groups)
+        return Placement(Form.DECODED, Case.BILINEAR if product else Case.GENERAL)
     if not before_neuron or any(Form.DECODED in found for found in forms.values()):
         return Placement(Form.DECODED, Case.LINEAR)
     return Placement(Form.EVENTS, Case.LINEAR, group)
@@ -124,7 +126,8 @@ def graded_units(graph: Graph, *, temporal_inputs: bool) -> tuple[Node, ...]:
     """The operators between neurons that are not linear, so that their output is float-valued at every step."""
     placed = place(graph, temporal_inputs=temporal_inputs)
     before_neuron = graph.ancestors(node.name for node in graph if node.op == "encode")
-    return tuple(node for node in graph if placed[node.name].case is Case.GENERAL and node.name in before_neuron)
+    nonlinear = (Case.BILINEAR, Case.GENERAL)
+    return tuple(node for node in graph if placed[node.name].case in nonlinear and node.name in before_neuron)
 
 
 def lift(graph: Graph, *, temporal_inputs: bool) -> Graph:
@@ -145,7 +148,7 @@ def lift(graph: Graph, *, temporal_inputs: bool) -> Graph:
         placement = placed[node.name]
         if placement.case is Case.NEURON:
             node = node.evolve(input=lifted.events(node["input"], None))
-        elif placement.case in (Case.LINEAR, Case.GENERAL):
+        elif placement.case in (Case.LINEAR, Case.BILINEAR, Case.GENERAL):
             node = attrs.evolve(node, operands=_converted_operands(node, placement, lifted))
         lifted.add(node, placement.form)
     output = lifted.decoded(graph.output)  # may add nodes

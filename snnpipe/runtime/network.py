@@ -170,7 +170,7 @@ class SpikingNetwork(nn.Module):
                 f"this network takes {len(names)} input{'s' * (len(names) > 1)}, {', '.join(names)}; "
                 f"got {len(inputs)} by position" + (f" and {', '.join(named)} by name" if named else "")
             )
-        tensors = [leaf for leaf in leaves(map_leaves(lambda leaf: leaf, given)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
         if not tensors:
             kinds = ", ".join(type(value).__name__ for value in given.values())
             raise InputError(f"inputs must be tensors, got {kinds}; write snn(torch.as_tensor(x), T=...)")

@@ -1,0 +1,111 @@
+"""The threshold of a site: from a rule and a statistic, a cap, or a function of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from snnpipe.errors import StageError, ThresholdError
+from snnpipe.kernels.threshold import Threshold
+from snnpipe.state import ConversionState, Site
+
+#: A threshold of one's own: ``rule(site, summary) -> Tensor``, (C,) or (1,); ``summary`` is ``None`` without data.
+ThresholdRule = Callable[[Site, Any], Tensor]
+
+
+@attrs.frozen(eq=False)
+class SiteThreshold:
+    """A site's threshold.
+
+    Attributes:
+        theta: (C,) or (1,), positive and finite, in the dtype and on the device of the weights.
+        silent: number of channels that never fired and got the fallback.
+        source: what it comes from, in words.
+    """
+
+    theta: Tensor
+    silent: int
+    source: str
+
+
+def site_threshold(
+    site: Site, state: ConversionState, rule: Threshold | None, chosen: ThresholdRule | None
+) -> SiteThreshold:
+    """The threshold at ``site``: what ``chosen`` says, else the site's cap, else ``rule`` applied to the statistic."""
+    summary = state.statistics.get(site.node)
+    if chosen is not None:
+        theta = _checked(torch.as_tensor(chosen(site, summary)).detach().reshape(-1), site, summary)
+        return SiteThreshold(_like_network(theta, state), 0, getattr(chosen, "__name__", repr(chosen)))
+    if site.cap is not None:
+        theta = torch.tensor([site.cap], dtype=torch.float64)
+        return SiteThreshold(_like_network(theta, state), 0, f"cap {site.cap:g}")
+    if summary is None or rule is None:
+        raise StageError(
+            f"replace: nothing was measured at site {site.name}; put calibrate(loader) before replace, "
+            "or give thresholds: replace(threshold=fixed(1.0))"
+        )
+    try:
+        theta = rule(summary)
+    except AttributeError as error:
+        raise ThresholdError(
+            f"replace: {rule.name} cannot be computed from {type(summary).__name__} at site {site.name}; "
+            f"calibrate for it: pipe(..., instrument(statistic={rule.name}(...)), calibrate(loader))"
+        ) from error
+    return SiteThreshold(_like_network(_filled(theta), state), int((~_usable(theta)).sum()), str(rule))
+
+
+def fixed(theta: float) -> ThresholdRule:
+    """The same threshold at every site, without data (for trying things out).
+
+    >>> fixed(2.0)(None, None)
+    tensor([2.])
+    """
+    return _Fixed(float(theta))
+
+
+@attrs.frozen
+class _Fixed:
+    theta: float
+
+    def __call__(self, site: Any, summary: Any) -> Tensor:
+        return torch.tensor([self.theta])
+
+    def __repr__(self) -> str:
+        return f"fixed({self.theta:g})"
+
+
+def _checked(theta: Tensor, site: Site, summary: Any) -> Tensor:
+    bad = theta[~_usable(theta)]
+    if theta.numel() == 0 or bad.numel():
+        got = f"{bad[0].item():g} ({bad.numel()} of {theta.numel()} values)" if bad.numel() else "an empty tensor"
+        raise ThresholdError(
+            f"replace: the threshold rule gave {got} for site {site.name}; a threshold must be positive and finite"
+        )
+    if summary is not None and theta.numel() not in (1, summary.max.numel()):
+        raise ThresholdError(
+            f"replace: the threshold rule gave {theta.numel()} values for site {site.name}, which has "
+            f"{summary.max.numel()} channels; give one per channel, or a single one"
+        )
+    return theta
+
+
+def _filled(theta: Tensor) -> Tensor:
+    """The documented fallback for channels that never fired: the site's largest threshold, or one never reached."""
+    usable = _usable(theta)
+    largest = theta[usable].max() if bool(usable.any()) else theta.new_tensor(torch.finfo(theta.dtype).max)
+    return theta.where(usable, largest)
+
+
+def _usable(theta: Tensor) -> Tensor:
+    return torch.isfinite(theta) & (theta > 0)
+
+
+def _like_network(theta: Tensor, state: ConversionState) -> Tensor:
+    """In the dtype and on the device of the weights; finite there."""
+    model = next((tensor for tensor in state.params.values() if tensor.is_floating_point()), theta)
+    limit = torch.finfo(model.dtype).max / 4
+    return theta.to(device=model.device, dtype=torch.float64).clamp(max=limit).to(dtype=model.dtype)
