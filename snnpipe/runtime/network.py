@@ -20,6 +20,7 @@ from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.ops.table import batched_rank
 from snnpipe.runtime.encoding import Encoding, constant, take_step
 from snnpipe.runtime.program import program
+from snnpipe.runtime.schedule import CHUNK, read_steps
 from snnpipe.state import Event
 
 
@@ -145,13 +146,24 @@ class SpikingNetwork(nn.Module):
             InputError: inputs without a time axis, of different lengths, or of length 0.
         """
         given = self._bind(inputs, named)
-        steps = _steps(given, self.graph)
-        state = self.init()
-        outputs = []
-        for t in range(1, steps + 1):
-            state, y = self.step(state, **_encoded(given, take_step, self.code.clock(t)))
-            outputs.append(y)
-        return _stacked(outputs)
+        steps = _steps(_checked_events(given), self.graph)
+        statics = self._stream.once(self.graph_module, {})
+        cells: Mapping[str, Any] = {}
+        decoded, events = None, []
+        for first in range(1, steps + 1, CHUNK):
+            clocks = [self.code.clock(t) for t in range(first, min(first + CHUNK, steps + 1))]
+            unread = []
+            for clock in clocks:
+                now = _encoded(given, take_step, clock)
+                cells, frontier = self._stream.step(self.graph_module, clock, cells, statics, now)
+                unread.append((frontier, now))
+            for clock, after in zip(clocks, read_steps(self._read(statics), unread), strict=True):
+                events.append(_as_events(decoded, after, clock))
+                decoded = after
+        return _stacked(events)
+
+    def _read(self, statics: Mapping[str, Any]) -> Callable[..., Any]:
+        return lambda frontier, now: self._stream.read(self.graph_module, statics, frontier, now)
 
     def neurons(self) -> dict[str, SpikingNeuron]:
         """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
