@@ -12,8 +12,10 @@ from typing import Any
 
 import attrs
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 
 from snnpipe.errors import Problem
+from snnpipe.frontend import aten
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import INPLACE_OPERATORS, KNOWN, RANDOM
 from snnpipe.frozen import EMPTY, FrozenMap, freeze, map_leaves
@@ -148,7 +150,7 @@ class _Lowering:
         if op == "identity" and cell is None and isinstance(node.args[0], fx.Node):
             self.cells[node] = self.cells[node.args[0]]
             return
-        self._refuse(node, op, target, kwargs)
+        self._refuse(node, op, target, args, kwargs)
         value = self.emit(op, **operands)
         self.problems[found:] = [attrs.evolve(problem, node=value.name) for problem in self.problems[found:]]
         if cell is None:
@@ -161,7 +163,7 @@ class _Lowering:
                 other.stale = f"{value.name} wrote to the same memory" + (f" at {self.place[1]}" * bool(self.place[1]))
 
     def _recognise(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        spelling = KNOWN.get(target) if _hashable(target) else None
+        spelling = (KNOWN.get(target) or aten.ATEN.get(target)) if _hashable(target) else None
         if spelling is not None:
             bound = spelling.signature.bind(args, kwargs)
             if bound is not None:
@@ -171,6 +173,8 @@ class _Lowering:
                 adapted = spelling.adapt(bound, self)
                 if adapted is not None:
                     return adapted[0] or spelling.op, adapted[1]
+        if isinstance(target, OpOverload):
+            target = aten.as_function(target)
         if isinstance(target, str):
             method = getattr(Tensor, target, None)
             if method is None:
@@ -178,10 +182,15 @@ class _Lowering:
             target = method
         return "call", {"target": target, "args": args, "kwargs": kwargs}
 
-    def _refuse(self, node: fx.Node, op: str, target: Any, kwargs: Mapping[str, Any]) -> None:
+    def _refuse(
+        self, node: fx.Node, op: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
         if kwargs.get("out") is not None:
             self._problem(node, "writes to `out=`", "use the value the function returns")
         random = op == "call" and _name(target).rstrip("_") in RANDOM and kwargs.get("training") is not False
+        if isinstance(target, OpOverload):
+            kwargs = aten.named_arguments(target, args, kwargs)
+            random = op == "call" and aten.is_random(target, kwargs)
         if random or kwargs.get("dropout_p"):
             drops = "drop" in _name(target) or kwargs.get("dropout_p")
             self._problem(
@@ -235,6 +244,9 @@ def _functional_form(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any
     kwargs = dict(node.kwargs)
     inplace = bool(kwargs.pop("inplace", False))
     name = _name(target)
+    if isinstance(target, OpOverload):
+        target, inplace = aten.functional(target)
+        return target, node.args, kwargs, inplace
     if target in INPLACE_OPERATORS:
         return INPLACE_OPERATORS[target], node.args, kwargs, True
     if name == "setitem":
@@ -255,6 +267,8 @@ def _may_alias(op: str, target: Any) -> bool:
     """Whether the result may share memory with an operand; of functions nobody knows, we assume it."""
     if op != "call":
         return OPS[op].aliases
+    if isinstance(target, OpOverload):
+        return aten.may_alias(target)
     module = getattr(target, "__module__", None) or "torch"
     return _name(target) in _VIEWS or not (isinstance(target, str) or module.startswith(("torch", "_operator")))
 
@@ -273,6 +287,8 @@ def _attribute(root: nn.Module, key: str) -> Any:
 
 
 def _name(target: Any) -> str:
+    if isinstance(target, OpOverload):
+        return aten.name_of(target)
     return target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__.lower())
 
 
