@@ -23,7 +23,7 @@ OCTAVES = 16  # the histogram resolves values down to 2**-16 of the largest
 BINS_PER_OCTAVE = 32  # so a bin is at most 1/32 of its value wide
 BINS = OCTAVES * BINS_PER_OCTAVE
 _SHIFT = 23 - 5  # of a float32's 23 bits of mantissa, 5 count the bins of an octave
-_LANES = 4
+_LANES = 8
 _PIECE = 2**20  # values counted at a time, so that temporary tensors stay in the cache
 
 
@@ -185,24 +185,26 @@ def _count(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:
     """Add the histogram of ``x`` to ``counts``.  The bits of a positive float grow with its value, so their top part
     is the number of a bin.
 
-    Equal values in a row (the zeros of a ReLU) would wait for each other's increment, so where there are many values
-    to a bin, neighbours along the last axis count in different lanes.
+    Equal values in a row (the zeros of a ReLU) would wait for each other's increment, so what lies below the window
+    is clamped into a few bins in turn, which are poured into bin 0 together.
     """
     channels, low = len(counts), _lowest_bin(top)
-    smallest, largest = _float_of(low << _SHIFT), _float_of((low + BINS << _SHIFT) - 1)
+    width = _LANES + BINS  # bins low - _LANES ... low + BINS - 1
+    lanes = torch.arange(low - _LANES, low, dtype=torch.int32, device=x.device) << _SHIFT
+    smallest = lanes.view(torch.float32).repeat(x.shape[-1] // _LANES + 1)[: x.shape[-1]]
+    largest = smallest.new_tensor(_float_of((low + BINS << _SHIFT) - 1))
+    channel = torch.arange(channels, dtype=torch.int32, device=x.device) * width - (low - _LANES)
+    offset = along(channel, x.ndim, axis)
     piece = max(_PIECE, 2 * channels * BINS)
-    lanes = _LANES if x.ndim > 1 and piece >= _LANES**2 * channels * BINS else 1
-    offset = along(torch.arange(channels, dtype=torch.int32, device=x.device) * (lanes * BINS) - low, x.ndim, axis)
-    if lanes > 1:
-        offset = offset + torch.arange(x.shape[-1], dtype=torch.int32, device=x.device) % lanes * BINS
-    first_is_channel = axis is not None and axis % x.ndim == 0
-    rows = len(x) if first_is_channel else max(1, piece * len(x) // x.numel())
+    one_axis = x.ndim == 1 or (axis is not None and axis % x.ndim == 0)
+    rows = len(x) if one_axis else max(1, piece * len(x) // x.numel())
     clamped = torch.empty((rows, *x.shape[1:]), dtype=torch.float32, device=x.device)
     for part in x.split(rows):
         bits = torch.clamp(part.float(), smallest, largest, out=clamped[: len(part)]).view(torch.int32)
         index = bits.bitwise_right_shift_(_SHIFT).add_(offset).reshape(-1)
-        found = torch.bincount(index, minlength=channels * lanes * BINS)
-        counts += found.view(channels, lanes, BINS).sum(1)
+        found = torch.bincount(index, minlength=channels * width).view(channels, width)
+        counts += found[:, _LANES:]
+        counts[:, 0] += found[:, :_LANES].sum(1)
 
 
 def _float_of(bits: int) -> float:
