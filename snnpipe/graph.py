@@ -128,6 +128,14 @@ class Graph:
                 wanted.update(refs(node.operands))
         return wanted
 
+    def descendants(self, names: Iterable[str]) -> set[str]:
+        """The named nodes and everything that is computed from them."""
+        found = set(names)
+        for node in self.nodes:
+            if any(name in found for name in refs(node.operands)):
+                found.add(node.name)
+        return found
+
     def live(self) -> Graph:
         """Without the nodes that the result does not need (inputs stay); ``self`` when all are needed."""
         needed = self.ancestors(refs(self.output))

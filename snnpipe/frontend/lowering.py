@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from snnpipe.errors import Problem
-from snnpipe.frontend import aten
+from snnpipe.frontend import overloads
+from snnpipe.frontend.aten import ATEN
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import INPLACE_OPERATORS, KNOWN, RANDOM
-from snnpipe.frozen import EMPTY, FrozenMap, freeze, map_leaves
+from snnpipe.frozen import EMPTY, FrozenMap, freeze, is_namedtuple, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.ops import functions
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, weightless
@@ -104,8 +105,9 @@ class _Lowering:
         self.place = _place(node)
         if node.op == "placeholder":
             self.place = (str(node.target), "", self.place[2] or "")
-            default = {"default": node.args[0]} if node.args else {}
-            self.cells[node] = self._fresh(self.emit("input", name=str(node.target), **default))
+            known = {"default": node.args[0]} if node.args else {}
+            known |= {"shape": node.meta["shape"]} if "shape" in node.meta else {}
+            self.cells[node] = self._fresh(self.emit("input", name=str(node.target), **known))
         elif node.op == "get_attr":
             self.cells[node] = self._attribute(str(node.target))
         elif node.op == "output":
@@ -163,7 +165,7 @@ class _Lowering:
                 other.stale = f"{value.name} wrote to the same memory" + (f" at {self.place[1]}" * bool(self.place[1]))
 
     def _recognise(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        spelling = (KNOWN.get(target) or aten.ATEN.get(target)) if _hashable(target) else None
+        spelling = (KNOWN.get(target) or ATEN.get(target)) if _hashable(target) else None
         if spelling is not None:
             bound = spelling.signature.bind(args, kwargs)
             if bound is not None:
@@ -174,7 +176,7 @@ class _Lowering:
                 if adapted is not None:
                     return adapted[0] or spelling.op, adapted[1]
         if isinstance(target, OpOverload):
-            target = aten.as_function(target)
+            target = overloads.as_function(target)
         if isinstance(target, str):
             method = getattr(Tensor, target, None)
             if method is None:
@@ -182,15 +184,15 @@ class _Lowering:
             target = method
         return "call", {"target": target, "args": args, "kwargs": kwargs}
 
-    def _refuse(
-        self, node: fx.Node, op: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> None:
+    def _refuse(self, node: fx.Node, op: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if kwargs.get("out") is not None:
             self._problem(node, "writes to `out=`", "use the value the function returns")
         random = op == "call" and _name(target).rstrip("_") in RANDOM and kwargs.get("training") is not False
         if isinstance(target, OpOverload):
-            kwargs = aten.named_arguments(target, args, kwargs)
-            random = op == "call" and aten.is_random(target, kwargs)
+            kwargs = overloads.named_arguments(target, args, kwargs)
+            random = op == "call" and overloads.is_random(target, kwargs)
+            if op == "call" and target._schema.is_mutable:
+                self._problem(node, f"`{_name(target)}` writes to its argument", "use the functional form")
         if random or kwargs.get("dropout_p"):
             drops = "drop" in _name(target) or kwargs.get("dropout_p")
             self._problem(
@@ -245,7 +247,7 @@ def _functional_form(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any
     inplace = bool(kwargs.pop("inplace", False))
     name = _name(target)
     if isinstance(target, OpOverload):
-        target, inplace = aten.functional(target)
+        target, inplace = overloads.functional(target)
         return target, node.args, kwargs, inplace
     if target in INPLACE_OPERATORS:
         return INPLACE_OPERATORS[target], node.args, kwargs, True
@@ -268,7 +270,7 @@ def _may_alias(op: str, target: Any) -> bool:
     if op != "call":
         return OPS[op].aliases
     if isinstance(target, OpOverload):
-        return aten.may_alias(target)
+        return overloads.may_alias(target)
     module = getattr(target, "__module__", None) or "torch"
     return _name(target) in _VIEWS or not (isinstance(target, str) or module.startswith(("torch", "_operator")))
 
@@ -288,7 +290,7 @@ def _attribute(root: nn.Module, key: str) -> Any:
 
 def _name(target: Any) -> str:
     if isinstance(target, OpOverload):
-        return aten.name_of(target)
+        return overloads.name_of(target)
     return target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__.lower())
 
 
@@ -306,6 +308,8 @@ def _plain(tree: Any) -> Any:
         return {key: _plain(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_plain(value) for value in tree]
+    if is_namedtuple(tree):
+        return type(tree)(*(_plain(value) for value in tree))
     if type(tree) is tuple:
         return tuple(_plain(value) for value in tree)
     return tree

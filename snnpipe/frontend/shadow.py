@@ -48,11 +48,6 @@ def shadow(model: nn.Module, *, share: bool = False) -> nn.Module:
         raise TraceError(
             f"trace: lazy parameters have no shape yet: {', '.join(lazy)}. Run the model once: model(example)"
         )
-    if model._forward_pre_hooks or model._forward_hooks:
-        raise TraceError(
-            "trace: hooks on the outermost module would be lost. Remove them, or put the model into a wrapper: "
-            "nn.Sequential(model)"
-        )
     with torch.no_grad():
         return _Copier(share).module(model)
 

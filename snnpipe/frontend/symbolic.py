@@ -25,7 +25,9 @@ from snnpipe.frontend.lowering import Lowered, lower
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
-_ONE_AT_A_TIME = threading.RLock()
+_PACKAGE = str(Path(__file__).parents[1])
+#: Both front ends patch torch while they run.
+ONE_AT_A_TIME = threading.RLock()
 
 
 def symbolic(
@@ -42,18 +44,31 @@ def symbolic(
         constants: values for other arguments, instead of their defaults.
         leaves: module classes to keep as one call.
     """
+    if root._forward_pre_hooks or root._forward_hooks:
+        raise TraceError(
+            "trace: hooks on the outermost module would be lost. Remove them, or put the model into a wrapper: "
+            "nn.Sequential(model)"
+        )
+    recompile(root)
     for module in root.modules():
         if isinstance(module, _NormBase) and type(module)._check_input_dim.__module__.startswith("torch.nn"):
             module.__dict__["_check_input_dim"] = _accept  # it asks a symbol for its rank
     tracer = _Tracer(inputs, dict(constants), leaves)
     try:
-        with _ONE_AT_A_TIME:  # fx patches torch.nn.Module while it traces
+        with ONE_AT_A_TIME:  # fx patches torch.nn.Module while it traces
             graph = tracer.trace(root)
     except TraceError:
         raise
     except Exception as error:
-        raise TraceError(_untraceable(error, root, tracer.failed)) from error
+        raise TraceError(untraceable(error, root, tracer.failed)) from error
     return lower(graph, root, tracer.tensors)
+
+
+def recompile(root: nn.Module) -> None:
+    """Give the graph modules of a copy a ``forward`` again; each has a class of its own, and so has its copy."""
+    for module in root.modules():
+        if isinstance(module, fx.GraphModule):
+            module.recompile()
 
 
 class _Tracer(fx.Tracer):
@@ -231,6 +246,11 @@ def _is_torch(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.")
 
 
+def is_users_file(name: str) -> bool:
+    """Whether code in this file is the user's, neither torch's nor ours."""
+    return not name.startswith((_TORCH, _PACKAGE, "<")) and "toolz" not in Path(name).parts
+
+
 def _user_line() -> str:
     """``file:line`` of the user's code that is running, "" if none is."""
     frame = sys._getframe(1)
@@ -244,23 +264,41 @@ def _user_line() -> str:
     return ""
 
 
-def _untraceable(error: Exception, root: nn.Module, failed: str) -> str:
-    frames = [
-        f
-        for f in traceback.extract_tb(error.__traceback__)
-        if not f.filename.startswith((_TORCH, _HERE, "<")) and "snnpipe" not in Path(f.filename).parts
+def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, example: bool = False) -> str:
+    """Why ``forward`` cannot be followed, where, and what to do.
+
+    Args:
+        error: what was raised while it ran.
+        root: the model.
+        failed: the class of the module whose ``forward`` it was, if known.
+        example: whether an example input was given.
+    """
+    while example and error.__context__ is not None:  # export raises its errors anew
+        error = error.__context__
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users_file(f.filename)]
+    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    inner = [
+        type(m).__name__ for m in running if isinstance(m, nn.Module) and not _is_torch(m) and type(m) is not type(root)
     ]
+    failed = failed or (inner[-1] if inner and example else "")
     place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the model's forward"
     code = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
     if failed:
         leaf = f"keep the module that does it as one call: trace(leaves=({failed},))"
     else:
         leaf = f"keep the model as one call: trace(leaves=({type(root).__name__},)), given nn.Sequential(model)"
+    why = (
+        "  Values of the input are not known while forward runs, so Python cannot branch on them or turn them into\n"
+        "  numbers.  Do one of these:\n"
+        if example
+        else "  A symbol stands for the input while forward runs, so Python cannot branch on its values, loop over\n"
+        "  its shape or turn it into a number.  Do one of these:\n"
+        "   - where only its shape decides, give an example: trace(example=x);\n"
+    )
     return (
         f"trace: cannot follow the model at {place}:{code}\n"
         f"  cause: {str(error).splitlines()[0] if str(error) else type(error).__name__}\n"
-        "  A symbol stands for the input while forward runs, so Python cannot branch on its values, loop over its\n"
-        "  shape or turn it into a number.  Do one of these:\n"
+        f"{why}"
         f"   - {leaf};\n"
         "     it is then converted as a whole, on decoded values, and stays a graded (float) unit;\n"
         "   - fix an argument that only selects a branch: trace(constants={'flag': True});\n"

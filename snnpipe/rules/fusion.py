@@ -110,6 +110,8 @@ def rank(operand: Any, graph: Graph) -> int | None:
     node = graph.producer(operand)
     if node is None:
         return None
+    if node.op == "input":
+        return len(node["shape"]) if "shape" in node.operands else None
     if node.op == "flatten" and node.get("start_dim", 0) == 1 and node.get("end_dim", -1) == -1:
         return 2
     if node.op in ("view", "reshape"):

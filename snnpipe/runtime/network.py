@@ -116,6 +116,7 @@ class SpikingNetwork(nn.Module):
         for t in range(1, T + 1):
             clock = self.code.clock(t)
             now = _checked_events(_encoded(given, encode, clock)) if encode else given
+            _check_shapes(now, self.graph)
             cells, frontier = run.step(self.graph_module, clock, cells, statics, now)
             if t in at:
                 yield run.read(self.graph_module, statics, frontier, now)
@@ -133,6 +134,7 @@ class SpikingNetwork(nn.Module):
         """
         clock = self.code.clock(state.t + 1)
         given = _checked_events(self._bind(inputs, named))
+        _check_shapes(given, self.graph)
         cells, frontier = self._stream.step(self.graph_module, clock, state.cells, state.statics, given)
         decoded = self._stream.read(self.graph_module, state.statics, frontier, given)
         return State(clock.t, FrozenMap(cells), state.statics, decoded), _as_events(state.decoded, decoded, clock)
@@ -155,6 +157,7 @@ class SpikingNetwork(nn.Module):
             unread = []
             for clock in clocks:
                 now = _encoded(given, take_step, clock)
+                _check_shapes(now, self.graph)
                 cells, frontier = self._stream.step(self.graph_module, clock, cells, statics, now)
                 unread.append((frontier, now))
             for clock, after in zip(clocks, read_steps(self._read(statics), unread), strict=True):
@@ -257,6 +260,21 @@ def _checked_events(given: dict[str, Any]) -> dict[str, Any]:
             "and give indices or masks in one call, snn(x, T=...), where they stay the same at every step"
         )
     return given
+
+
+def _check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
+    """An exported program is right for the sizes it was exported for, and for no others."""
+    for node in graph.inputs:
+        shape, value = node.get("shape"), given[node["name"]]
+        if shape is None or not isinstance(value, Tensor):
+            continue
+        fits = len(shape) == value.ndim and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+        if not fits:
+            wanted = ", ".join("B" if n is None else str(n) for n in shape)
+            raise InputError(
+                f"{node['name']} has shape {tuple(value.shape)} at each step, the network was traced for ({wanted}); "
+                "trace it again with an example of this shape: trace(example=x)"
+            )
 
 
 def _is_whole(leaf: Any) -> bool:

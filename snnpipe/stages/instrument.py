@@ -63,8 +63,9 @@ def instrument(
 def find_sites(graph: Graph, rules: tuple[SiteRule, ...]) -> tuple[Site, ...]:
     """The sites of a graph, in order of execution."""
     sites: list[Site] = []
+    varying = graph.descendants(node.name for node in graph.inputs)  # what parameters alone decide needs no neuron
     for node in graph:
-        if node.op == "input":
+        if node.op == "input" or node.name not in varying:
             continue
         match = next((m for m in (rule(node, graph) for rule in rules) if m is not None), None)
         if match is not None:

@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from snnpipe.errors import StageError, UnsupportedError, listing
+from snnpipe.frontend.exported import exported, lower_program
 from snnpipe.frontend.shadow import shadow, unwrapped
 from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY
@@ -16,8 +18,9 @@ from snnpipe.state import ConversionState, Event
 
 
 def trace(
-    model: nn.Module | None = None,
+    model: nn.Module | ExportedProgram | None = None,
     *,
+    example: Any = None,
     inputs: tuple[str, ...] | None = None,
     constants: Mapping[str, Any] = EMPTY,
     leaves: tuple[type[nn.Module], ...] = (),
@@ -25,12 +28,16 @@ def trace(
 ) -> Any:
     """Turn a model into a ``ConversionState``; the model is unchanged, in value and in mode.
 
-    The model is followed symbolically (``torch.fx``), so no example input is needed.  It is taken in evaluation mode
+    The model is followed symbolically (``torch.fx``), so no example input is needed; given one, ``torch.export``
+    follows it, which also knows shapes: branches and loops over them, ``len(x)``.  It is taken in evaluation mode
     whatever mode it is in.  Every spelling of an operator becomes the same node, in-place operations become
     functional, and ``weight_norm``, ``spectral_norm``, ``DataParallel`` and ``torch.compile`` wrappers are resolved.
 
     Args:
-        model: a trained network.  Left out, ``trace(...)`` is a configured stage: ``pipe(model, trace(inputs=...))``.
+        model: a trained network, or a ``torch.export.ExportedProgram`` of one.  Left out, ``trace(...)`` is a
+            configured stage: ``pipe(model, trace(inputs=...))``.
+        example: an input tensor, a tuple of positional inputs, or a dict of inputs by name.  The first axis of each
+            is a batch and may have another size later (if not, the history says so); all other sizes are fixed.
         inputs: the arguments of ``forward`` that are network inputs; by default those without a default value.
         constants: values for other arguments of ``forward``, such as flags; by default their default values.
         leaves: module classes to keep as one call (because their ``forward`` cannot be followed).
@@ -51,15 +58,33 @@ def trace(
     return _1
     """
     if model is None:
-        return partial(trace, inputs=inputs, constants=constants, leaves=leaves, unsafe_share=unsafe_share)
+        options: dict[str, Any] = {
+            "inputs": inputs,
+            "constants": constants,
+            "leaves": leaves,
+            "unsafe_share": unsafe_share,
+        }
+        return partial(trace, example=example, **options)
     if isinstance(model, ConversionState):
         raise StageError("trace: got a ConversionState: the model is traced already, leave this stage out")
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module | ExportedProgram):
         raise StageError(f"trace: expected a torch.nn.Module, got {type(model).__name__}")
-    lowered = symbolic(
-        shadow(unwrapped(model), share=unsafe_share), inputs=inputs, constants=constants, leaves=tuple(leaves)
-    )
+    if example is not None and (inputs is not None or leaves):
+        raise StageError(
+            "trace: inputs= and leaves= are for symbolic tracing; with example=, what it holds is an input"
+        )
+    if isinstance(model, ExportedProgram):
+        name, how, note = "ExportedProgram", "taken as it was exported", ""
+        lowered = lower_program(model, unsafe_share=unsafe_share)
+    else:
+        name, note = type(model).__name__, "taken in evaluation mode"
+        private = shadow(unwrapped(model), share=unsafe_share)
+        if example is None:
+            how = "traced symbolically"
+            lowered = symbolic(private, inputs=inputs, constants=constants, leaves=tuple(leaves))
+        else:
+            lowered, shapes = exported(private, example, constants)
+            how, note = "traced by torch.export", f"{note}; {shapes}"
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
-    event = Event("trace", type(model).__name__, "traced symbolically", "taken in evaluation mode")
-    return ConversionState(lowered.graph, lowered.params, history=(event,))
+    return ConversionState(lowered.graph, lowered.params, history=(Event("trace", name, how, note),))
