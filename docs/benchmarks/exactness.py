@@ -215,6 +215,7 @@ def measured(model: nn.Module, state: Any, x: Tensor) -> tuple[float, float]:
             expected = [floats(model(X)) for X, _ in steps]
             moves += [distance(y, expected[0]) for y in expected]
             errors += [distance(Y or floats(snn(x, T=T)), y) for (_, Y), y in zip(steps, expected, strict=True)]
+        del snn  # before the next one is made
     return max(errors), max(moves)
 
 
@@ -287,7 +288,7 @@ def read() -> dict[str, dict[str, str]]:
     for line in PAGE.read_text().splitlines() if PAGE.exists() else ():
         if line.startswith("## "):
             found = sections[line[3:]]
-        elif line.startswith(("| ", "|--", "- ")) and line not in HEAD:
+        elif line.startswith(("| ", "|--", "- ")) and line not in HEAD.splitlines():
             found[re.split(r" \||: ", line)[0][2:]] = line
     return sections
 
