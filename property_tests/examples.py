@@ -9,6 +9,8 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.ops.table import UNARY
+
 
 @attrs.frozen
 class T:
@@ -68,7 +70,7 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
     "permute": [{"input": T(2, 3, 4), "dims": (2, 0, 1)}],
     "transpose": [{"input": T(2, 3), "dim0": 0, "dim1": -1}],
     "movedim": [{"input": T(2, 3, 4), "source": 0, "destination": 2}],
-    "squeeze": [{"input": T(2, 1, 3)}, {"input": T(2, 1, 3), "dim": 1}],
+    "squeeze": [{"input": T(2, 1, 3), "dim": 1}, {"input": T(2, 1, 3)}],
     "unsqueeze": [{"input": T(2, 3), "dim": 1}],
     "expand": [{"input": T(1, 3), "size": (2, 3)}],
     "expand_as": [{"input": T(1, 3), "other": T(2, 3)}],
@@ -122,8 +124,30 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
     "new_zeros": [{"input": T(2, 3), "size": (2,)}],
     "new_ones": [{"input": T(2, 3), "size": (2, 1)}],
     "new_full": [{"input": T(2, 3), "size": (2,), "fill_value": 0.5}],
+    # products of several tensors
+    "einsum": [
+        {"equation": "bij,bjk->bik", "a": T(2, 2, 3), "b": T(2, 3, 2)},
+        {"equation": "ij,jk,kl->il", "a": T(2, 2), "b": T(2, 2), "c": T(2, 1)},
+        {"equation": "ij,kj", "a": T(2, 3), "b": T(2, 3)},
+        {"equation": "ii->i", "a": T(2, 2)},
+    ],
+    "scaled_dot_product_attention": [
+        {"query": T(1, 2, 3, 2), "key": T(1, 2, 3, 2), "value": T(1, 2, 3, 2), "is_causal": True},
+        {"query": T(2, 3, 2), "key": T(2, 3, 2), "value": T(2, 3, 2), "attn_mask": T(3, 3), "scale": 0.5},
+        {"query": T(2, 2, 3, 2), "key": T(2, 1, 3, 2), "value": T(2, 1, 3, 2), "enable_gqa": True},
+        {"query": T(2, 1, 3, 2), "key": T(2, 1, 3, 2), "value": T(2, 1, 3, 2), "attn_mask": T(2, 1, 3, 3)},
+    ],
     # no group
-    "relu": [{"input": T(2, 3)}],
+    **{name: [{"input": T(2, 3)}] for name in UNARY},
+    "pow": [{"a": T(2, 3), "b": 2}, {"a": 2, "b": T(2, 3)}, {"a": VAR, "b": T(3)}],
+    "softmax": [{"input": T(2, 3), "dim": -1}, {"input": T(2, 3), "dim": 0}],
+    "log_softmax": [{"input": T(2, 3), "dim": 1}],
+    "layer_norm": [
+        {"input": T(2, 3), "normalized_shape": (3,), "weight": T(3), "bias": T(3)},
+        {"input": T(2, 3), "normalized_shape": (2, 3)},
+    ],
+    "rms_norm": [{"input": T(2, 3), "normalized_shape": (3,), "weight": T(3)}],
+    "group_norm": [{"input": T(2, 4, 3), "num_groups": 2, "weight": T(4)}, {"input": T(2, 4), "num_groups": 2}],
     "clamp": [{"input": T(2, 3), "min": -0.5, "max": 0.5}, {"input": T(2, 3), "min": T(3)}],
     "max_pool1d": [{"input": LINE, "kernel_size": 2}],
     "max_pool2d": [{"input": IMAGE, "kernel_size": 3, "stride": 1, "padding": 1}],

@@ -61,6 +61,11 @@ class Code:
         alpha = self.alpha(t)
         return Clock(t, alpha, a, (1.0 - alpha) / a, alpha * self.a(t - 1) / a)
 
+    @property
+    def steady(self) -> bool:
+        """Whether every constant is its own events, ``kappa_t = 1``."""
+        return False
+
     def __repr__(self) -> str:
         return self.name
 
@@ -91,6 +96,10 @@ class _Rate(Code):
 
     def clock(self, t: int) -> Clock:
         return Clock(t, (t - 1) / t, 1.0 / t, 1.0, 1.0)
+
+    @property
+    def steady(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return self.name

@@ -15,12 +15,15 @@ from torch._ops import OpOverload
 
 from snnpipe.frontend.spellings import KNOWN, Adapt, Operands, Seen, Spelling
 from snnpipe.frozen import FrozenMap
-from snnpipe.ops.table import OPS, TABLE, Signature
+from snnpipe.ops.signature import Signature
+from snnpipe.ops.table import OPS, TABLE
 
 _aten = torch.ops.aten
 
 #: Arguments that change nothing a graph says: memory and kernels.
-_HARMLESS = frozenset({"cudnn_enabled", "layout", "memory_format", "non_blocking", "copy", "pin_memory", "implicit"})
+_HARMLESS = frozenset(
+    {"cudnn_enable", "cudnn_enabled", "layout", "memory_format", "non_blocking", "copy", "pin_memory", "implicit"}
+)
 #: The largest number ``export`` writes for an open end of a slice.
 _OPEN_END = 2**63 - 1
 
@@ -47,7 +50,7 @@ def _comparison(function: Callable[..., Any]) -> Adapt:
 
 
 def _einsum(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
-    return "call", {"target": torch.einsum, "args": (operands["equation"], *operands["tensors"]), "kwargs": {}}
+    return KNOWN[torch.einsum].adapt({"equation": operands["equation"], "operands": operands["tensors"]}, seen)  # type: ignore[misc]
 
 
 def _zeros(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
@@ -151,6 +154,8 @@ _SPELLINGS: tuple[tuple[str, str, Adapt | None], ...] = (
     ("div", "div.Tensor div.Scalar div.Tensor_mode div.Scalar_mode", _as(torch.div)),
     ("matmul", "matmul mm bmm", _renamed(input="a", other="b", mat2="b")),
     ("neg", "neg", _renamed(input="a")),
+    ("pow", "pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar", _renamed(input="a", exponent="b")),
+    ("scaled_dot_product_attention", "scaled_dot_product_attention", _as(F.scaled_dot_product_attention)),
     ("clamp", "clamp clamp.Tensor", _as(torch.clamp)),
     ("clamp", "clamp_min clamp_min.Tensor", _as(torch.clamp_min)),
     ("clamp", "clamp_max clamp_max.Tensor", _as(torch.clamp_max)),

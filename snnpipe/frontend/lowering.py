@@ -255,7 +255,9 @@ def _functional_form(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any
         return target, node.args, kwargs, True
     if name.endswith("_") and not name.endswith("__"):
         return name[:-1], node.args, kwargs, True
-    return target, node.args, kwargs, inplace
+    spelling = KNOWN.get(target) if _hashable(target) else None
+    bound = spelling.signature.bind(node.args, kwargs) if spelling is not None else None
+    return target, node.args, kwargs, inplace or bool(bound and bound.get("inplace"))
 
 
 _VIEWS = frozenset({

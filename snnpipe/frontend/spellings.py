@@ -18,7 +18,8 @@ from torch import Tensor
 
 from snnpipe.graph import Node, Param, Ref
 from snnpipe.ops.functions import events_of
-from snnpipe.ops.table import TABLE, Signature
+from snnpipe.ops.signature import Signature
+from snnpipe.ops.table import OPS, TABLE, UNARY
 
 
 class Seen(Protocol):
@@ -142,11 +143,11 @@ def _rsub(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
     return "sub", {"a": operands["other"], "b": a}
 
 
-def _binary(op: str) -> Adapt:
+def _binary(op: str, second: str = "other") -> Adapt:
     def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
         if operands.get("rounding_mode") is not None:
             return None
-        return op, {"a": operands["input"], "b": operands["other"]}
+        return op, {"a": operands["input"], "b": operands[second]}
 
     return adapt
 
@@ -190,15 +191,35 @@ def _cast(dtype: torch.dtype) -> Adapt:
     return adapt
 
 
-def _without(*names: str) -> Adapt:
-    """The op of the spelling unless one of the named flags is set."""
+def _without(*names: str, harmless: bool = False) -> Adapt:
+    """The op of the spelling unless one of the named flags is set and not ``harmless``."""
 
     def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
-        if any(operands.get(name) for name in names):
+        if not harmless and any(operands.get(name) for name in names):
             return None
         return "", {key: value for key, value in operands.items() if key not in names}
 
     return adapt
+
+
+def _softmax(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    """``_stacklevel`` is torch's own business; without ``dim`` the axis depends on the rank."""
+    if operands.get("dim") is None:
+        return None
+    return "", {key: value for key, value in operands.items() if key != "_stacklevel"}
+
+
+def _einsum(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    """``einsum(equation, a, b, c)``, or with the tensors in a list."""
+    tensors = operands.get("operands", ())
+    tensors = tuple(tensors) if isinstance(tensors, tuple | list) else (tensors,)
+    if not isinstance(operands["equation"], str) or not 1 <= len(tensors) <= 3:
+        return None
+    return "einsum", {"equation": operands["equation"], **dict(zip("abc", tensors, strict=False))}
+
+
+def _attention(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+    return None if operands.get("dropout_p") else ("", operands)
 
 
 def _filled(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
@@ -208,11 +229,11 @@ def _filled(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
 _IN = "input inplace=False"
 _TWO = "input other"
 _POOL_F = "input kernel_size stride=None padding=0 dilation=1 ceil_mode=False return_indices=False"
+_SOFTMAX = "input dim=None _stacklevel=3 dtype=None"
 _DROP = "input p=0.5 training=True inplace=False"
 
 #: op, targets (functions, or names of tensor methods), signature of the spelling, adapt
 SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
-    ("relu", (F.relu, torch.relu, "relu"), _IN, None),
     ("clamp", (torch.clamp, torch.clip, "clamp", "clip"), "input min=None max=None", _clamp),
     ("clamp", (torch.clamp_min, "clamp_min"), "input min", _clamp),
     ("clamp", (torch.clamp_max, "clamp_max"), "input max", _clamp),
@@ -246,6 +267,19 @@ SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
      _without("return_indices")),
     ("adaptive_max_pool3d", (F.adaptive_max_pool3d,), "input output_size return_indices=False",
      _without("return_indices")),
+    ("softmax", (F.softmax,), _SOFTMAX, _softmax),
+    ("softmax", (torch.softmax, "softmax", torch.special.softmax), "input dim=None dtype=None", _softmax),
+    ("log_softmax", (F.log_softmax,), _SOFTMAX, _softmax),
+    ("log_softmax", (torch.log_softmax, "log_softmax"), "input dim=None dtype=None", _softmax),
+    ("einsum", (torch.einsum,), "equation *operands", _einsum),
+    ("scaled_dot_product_attention", (F.scaled_dot_product_attention,), "query key value attn_mask=None dropout_p=0.0"
+     " is_causal=False * scale=None enable_gqa=False", _attention),
+    ("pow", (operator.pow,), "a b", None),
+    ("pow", (torch.pow, "pow", "__pow__"), "input exponent", _binary("pow", "exponent")),
+    ("group_norm", (torch.group_norm,), "input num_groups weight=None bias=None eps=1e-05 cudnn_enabled=True",
+     _without("cudnn_enabled", harmless=True)),
+    ("layer_norm", (torch.layer_norm,), "input normalized_shape weight=None bias=None eps=1e-05 cudnn_enable=True",
+     _without("cudnn_enable", harmless=True)),
     ("cat", (torch.concat, torch.concatenate), "tensors dim=0", None),
     ("to", ("to",), "input dtype * copy=False", _to),
     ("to", ("float",), "input", _cast(torch.float32)),
@@ -291,6 +325,11 @@ def _dictionary() -> dict[Any, Spelling]:
         known[op.fn] = Spelling(op.name, op.signature)
         if op.fn in (getattr(torch, op.name, None), getattr(Tensor, op.name, None)):
             known[op.name] = Spelling(op.name, op.signature)
+    for name in UNARY:
+        places = (getattr(module, name, None) for module in (torch, F, torch.special))
+        own = OPS[name].signature
+        either = attrs.evolve(own, names=(*own.names, "inplace"), defaults=own.defaults | {"inplace": False})
+        known |= {target: Spelling(name, either) for target in (*places, name) if target is not None}
     for name, targets, signature, adapt in SPELLINGS:
         for target in targets:
             known[target] = Spelling(name, Signature.parse(signature), adapt)

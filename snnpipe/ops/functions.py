@@ -35,6 +35,17 @@ def filled_like(input: Tensor, value: Any) -> Tensor:
     return source.to(input).expand_as(input).clone()
 
 
+def einsum(equation: str, a: Tensor, b: Tensor | None = None, c: Tensor | None = None) -> Tensor:
+    """``torch.einsum`` of one, two or three tensors."""
+    result: Tensor = torch.einsum(equation, *(x for x in (a, b, c) if x is not None))
+    return result
+
+
+def relu_reusing(input: Tensor) -> Tensor:
+    """``relu(input)`` in the memory of ``input``, which nobody reads afterwards (kept if gradients need it)."""
+    return torch.relu(input) if torch.is_grad_enabled() and input.requires_grad else input.relu_()
+
+
 def events_of(pair: tuple[Tensor, Any]) -> Tensor:
     """The events of a neuron that returns ``(events, state)``."""
     return pair[0]

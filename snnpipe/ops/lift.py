@@ -89,13 +89,21 @@ class Placement:
     group: frozenset[str] = frozenset()
 
 
-def place(graph: Graph, *, temporal_inputs: bool) -> FrozenMap[str, Placement]:
+def is_source(node: Node, temporal_inputs: bool | frozenset[str]) -> bool:
+    """Whether an input is an event sequence: all are, none is, or those of these names."""
+    if node.op != "input":
+        return False
+    return temporal_inputs if isinstance(temporal_inputs, bool) else node["name"] in temporal_inputs
+
+
+def place(graph: Graph, *, temporal_inputs: bool | frozenset[str]) -> FrozenMap[str, Placement]:
     """Apply the law to every node of an ANN graph with neurons; see ``lift`` for the arguments."""
     before_neuron = graph.ancestors(node.name for node in graph if node.op == "encode")
     placed: dict[str, Placement] = {}
     for node in graph:
         if node.op == "input":
-            placed[node.name] = Placement(Form.EVENTS if temporal_inputs else Form.STATIC, Case.SOURCE)
+            form = Form.EVENTS if is_source(node, temporal_inputs) else Form.STATIC
+            placed[node.name] = Placement(form, Case.SOURCE)
         elif node.op == "encode":
             placed[node.name] = Placement(Form.EVENTS, Case.NEURON)
         else:
@@ -122,7 +130,7 @@ def _place_operator(node: Node, placed: dict[str, Placement], before_neuron: boo
     return Placement(Form.EVENTS, Case.LINEAR, group)
 
 
-def graded_units(graph: Graph, *, temporal_inputs: bool) -> tuple[Node, ...]:
+def graded_units(graph: Graph, *, temporal_inputs: bool | frozenset[str]) -> tuple[Node, ...]:
     """The operators between neurons that are not linear, so that their output is float-valued at every step."""
     placed = place(graph, temporal_inputs=temporal_inputs)
     before_neuron = graph.ancestors(node.name for node in graph if node.op == "encode")
@@ -130,13 +138,13 @@ def graded_units(graph: Graph, *, temporal_inputs: bool) -> tuple[Node, ...]:
     return tuple(node for node in graph if placed[node.name].case in nonlinear and node.name in before_neuron)
 
 
-def lift(graph: Graph, *, temporal_inputs: bool) -> Graph:
+def lift(graph: Graph, *, temporal_inputs: bool | frozenset[str]) -> Graph:
     """Carry ``graph`` to a code; the input is unchanged.
 
     Args:
         graph: ANN operators and ``encode`` nodes (neurons).
-        temporal_inputs: the inputs are event sequences; otherwise they are the same at every step, and all that
-            depends on them alone is static, to be computed once.
+        temporal_inputs: whether the inputs are event sequences, or which of them; the others are the same at every
+            step, and all that depends on them alone is static, to be computed once.
 
     Returns:
         A graph with the nodes ``constant`` (a static value turned into events), ``accumulate`` and ``difference``

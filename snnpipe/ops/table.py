@@ -13,7 +13,6 @@ Knows torch functions; which user's spelling means which op is ``frontend.spelli
 
 from __future__ import annotations
 
-import ast
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -25,68 +24,7 @@ import torch.nn.functional as F
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Ref
 from snnpipe.ops import functions
-
-
-@attrs.frozen
-class Signature:
-    """Operand names in order, their defaults, and which of them are keyword-only or variadic.
-
-    >>> Signature.parse("input dim=None * dtype=None").bind((1,), {"dtype": 2})
-    {'input': 1, 'dtype': 2}
-    >>> Signature.parse("input *size").bind((1, 2, 3), {})
-    {'input': 1, 'size': (2, 3)}
-    """
-
-    names: tuple[str, ...]
-    defaults: FrozenMap[str, Any]
-    keyword_only: frozenset[str]
-    variadic: str | None
-
-    @classmethod
-    def parse(cls, text: str) -> Signature:
-        names: list[str] = []
-        defaults: dict[str, Any] = {}
-        variadic = None
-        keyword_only: set[str] = set()
-        for word in text.split():
-            name, _, default = word.lstrip("*").partition("=")
-            if word == "*":
-                keyword_only.add("*")
-                continue
-            if word.startswith("*"):
-                variadic = name
-            if default:
-                defaults[name] = ast.literal_eval(default)
-            if "*" in keyword_only:
-                keyword_only.add(name)
-            names.append(name)
-        return cls(tuple(names), FrozenMap(defaults), frozenset(keyword_only - {"*"}), variadic)
-
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """Operands by name, defaults left out; ``None`` if the call does not fit this signature."""
-        positional = [name for name in self.names if name not in self.keyword_only]
-        if self.variadic is not None:
-            before = positional.index(self.variadic)
-            rest = args[before:]
-            if rest:
-                args = (*args[:before], rest[0] if len(rest) == 1 else tuple(rest))
-        if len(args) > len(positional) or any(name not in self.names for name in kwargs):
-            return None
-        bound = dict(zip(positional, args, strict=False)) | kwargs
-        if any(name not in bound and name not in self.defaults and name != self.variadic for name in self.names):
-            return None
-        return {name: bound[name] for name in self.names if name in bound and not self._is_default(name, bound[name])}
-
-    def call_arguments(self, operands: FrozenMap[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional and keyword arguments for the op's function, trailing defaults trimmed."""
-        positional = [name for name in self.names if name not in self.keyword_only]
-        while positional and positional[-1] not in operands and positional[-1] in self.defaults:
-            positional.pop()
-        args = tuple(operands[name] if name in operands else self.defaults[name] for name in positional)
-        return args, {name: operands[name] for name in self.names if name in self.keyword_only and name in operands}
-
-    def _is_default(self, name: str, value: Any) -> bool:
-        return name in self.defaults and type(value) is type(self.defaults[name]) and value == self.defaults[name]
+from snnpipe.ops.signature import Signature
 
 
 @attrs.frozen
@@ -125,6 +63,18 @@ _CONV_T = "input weight bias=None stride=1 padding=0 output_padding=0 groups=1 d
 _POOL = "input kernel_size stride=() padding=0 ceil_mode=False count_include_pad=True"
 _MAX_POOL = "input kernel_size stride=() padding=0 dilation=1 ceil_mode=False"
 _AFFINE = "input bias | weight bias"
+
+#: Functions of one tensor, element by element, finite everywhere, that torch has under the same name; none is linear.
+UNARY: FrozenMap[str, Callable[..., Any]] = FrozenMap({
+    "relu": F.relu, "gelu": F.gelu, "silu": F.silu, "mish": F.mish, "elu": F.elu, "selu": F.selu, "celu": F.celu,
+    "leaky_relu": F.leaky_relu, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "softplus": F.softplus,
+    "logsigmoid": F.logsigmoid, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "exp": torch.exp, "abs": torch.abs,
+    "square": torch.square, "erf": torch.erf, "sin": torch.sin, "cos": torch.cos,
+})  # fmt: skip
+_OPTIONS = {
+    "gelu": " * approximate='none'", "elu": " alpha=1.0", "celu": " alpha=1.0", "leaky_relu": " negative_slope=0.01",
+    "softplus": " beta=1 threshold=20",
+}  # fmt: skip
 
 TABLE: tuple[Op, ...] = (
     # affine maps: y = W x + b
@@ -218,8 +168,22 @@ TABLE: tuple[Op, ...] = (
     row("new_zeros", _T.new_zeros, "input *size * dtype=None device=None", shape_only="input"),
     row("new_ones", _T.new_ones, "input *size * dtype=None device=None", shape_only="input"),
     row("new_full", _T.new_full, "input size fill_value * dtype=None device=None", shape_only="input"),
+    # products of several tensors
+    row("einsum", functions.einsum, "equation a b=None c=None", "a | b | c"),
+    row(
+        "scaled_dot_product_attention",
+        F.scaled_dot_product_attention,
+        "query key value attn_mask=None dropout_p=0.0 is_causal=False * scale=None enable_gqa=False",
+        "value",
+    ),
     # no linear group
-    row("relu", F.relu, "input"),
+    *(row(name, fn, f"input{_OPTIONS.get(name, '')}") for name, fn in UNARY.items()),
+    row("pow", operator.pow, "a b"),
+    row("softmax", F.softmax, "input dim=None * dtype=None"),
+    row("log_softmax", F.log_softmax, "input dim=None * dtype=None"),
+    row("layer_norm", F.layer_norm, "input normalized_shape weight=None bias=None eps=1e-05"),
+    row("rms_norm", F.rms_norm, "input normalized_shape weight=None eps=None"),
+    row("group_norm", F.group_norm, "input num_groups weight=None bias=None eps=1e-05"),
     row("clamp", torch.clamp, "input min=None max=None"),
     row("max_pool1d", torch.max_pool1d, _MAX_POOL),
     row("max_pool2d", torch.max_pool2d, _MAX_POOL),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -15,13 +16,16 @@ from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap, leaves, map_leaves
 from snnpipe.graph import Graph
 from snnpipe.kernels.temporal import difference, zip_leaves
-from snnpipe.ops.lift import graded_units, lift
+from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.ops.table import batched_rank
-from snnpipe.runtime.encoding import Encoding, constant, take_step
-from snnpipe.runtime.program import program
-from snnpipe.runtime.schedule import CHUNK, read_steps
+from snnpipe.runtime.encoding import Encoding, constant
+from snnpipe.runtime.program import Program, lifted_program
+from snnpipe.runtime.window import of_step
 from snnpipe.state import Event
+
+#: How many steps of a sequence are run together; bounds the memory a long sequence takes.
+CHUNK = 16
 
 
 @attrs.frozen(eq=False)
@@ -59,10 +63,9 @@ class SpikingNetwork(nn.Module):
     def __init__(self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()) -> None:
         super().__init__()
         self.graph, self.code, self.history = graph, code, history
-        self._stream = program(lift(graph, temporal_inputs=True), temporal_inputs=True)
-        self._constant = program(lift(graph, temporal_inputs=False), temporal_inputs=False)
         tree = module_tree(graph, params)
-        self.graph_module = fx.GraphModule(tree, self._stream.step_graph)
+        self._every = frozenset(node["name"] for node in graph.inputs)
+        self.graph_module = fx.GraphModule(tree, self._program(self._every).step_graph)
         for name, child in tree._modules.items():  # the graph module holds what one step reads; add the rest
             self.graph_module._modules[name] = child
         for registry in ("_parameters", "_buffers"):
@@ -110,22 +113,26 @@ class SpikingNetwork(nn.Module):
         """The output decoded at the steps ``at`` of a run of T."""
         given = self._bind(inputs, named)
         encode = encoding.encode
-        run = self._stream if encode else self._constant
-        statics = run.once(self.graph_module, given)
+        moving = _sequences(given) if encode else frozenset()
+        run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         for t in range(1, T + 1):
             clock = self.code.clock(t)
-            now = _checked_events(_encoded(given, encode, clock)) if encode else given
+            now = given | {name: _encoded(given[name], encode, clock) for name in moving} if encode else given
             _check_shapes(now, self.graph)
             cells, frontier = run.step(self.graph_module, clock, cells, statics, now)
             if t in at:
                 yield run.read(self.graph_module, statics, frontier, now)
 
     def init(self, *inputs: Any, **named: Any) -> State:
-        """The state before the first step, for inputs like these (their values do not matter)."""
-        if inputs or named:
-            self._bind(inputs, named)
-        return State(0, FrozenMap(), FrozenMap(self._stream.once(self.graph_module, {})), None)
+        """The state before the first step, for inputs like these.
+
+        Whole numbers and booleans among them (indices, masks) are static: they hold for the whole run.  A network
+        without such inputs needs none to be given.
+        """
+        given = self._bind(inputs, named) if inputs or named else {}
+        _, statics = self._prepared(given, _sequences(given) if given else self._every)
+        return State(0, FrozenMap(), FrozenMap(statics), None)
 
     def step(self, state: State, *inputs: Any, **named: Any) -> tuple[State, Any]:
         """One time step on events: ``(state, x_t) -> (state, y_t)``; the given state is unchanged.
@@ -133,40 +140,49 @@ class SpikingNetwork(nn.Module):
         The events y_t decode, under the network's code, to the output for the decoded inputs so far.
         """
         clock = self.code.clock(state.t + 1)
-        given = _checked_events(self._bind(inputs, named))
+        given = self._bind(inputs, named)
         _check_shapes(given, self.graph)
-        cells, frontier = self._stream.step(self.graph_module, clock, state.cells, state.statics, given)
-        decoded = self._stream.read(self.graph_module, state.statics, frontier, given)
+        run = self._program(_sequences(given))
+        cells, frontier = run.step(self.graph_module, clock, state.cells, state.statics, given)
+        decoded = run.read(self.graph_module, state.statics, frontier, given)
         return State(clock.t, FrozenMap(cells), state.statics, decoded), _as_events(state.decoded, decoded, clock)
 
     def sequence(self, *inputs: Any, **named: Any) -> Any:
         """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state.
 
-        Under TD, ``y_seq.cumsum(0)[t] == model(x_seq.cumsum(0)[t])`` at every t when there are no neurons.
+        Under TD, ``y_seq.cumsum(0)[t] == model(x_seq.cumsum(0)[t])`` at every t when there are no neurons.  Inputs that
+        are whole numbers or booleans (indices, masks) are static: they are given as the ANN takes them, without a
+        time axis.
 
         Raises:
             InputError: inputs without a time axis, of different lengths, or of length 0.
         """
         given = self._bind(inputs, named)
-        steps = _steps(_checked_events(given), self.graph)
-        statics = self._stream.once(self.graph_module, {})
+        moving = _sequences(given)
+        steps = _steps(given, moving, self.graph)
+        _check_shapes(given | {name: map_leaves(itemgetter(0), given[name]) for name in moving}, self.graph)
+        run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         decoded, events = None, []
-        for first in range(1, steps + 1, CHUNK):
-            clocks = [self.code.clock(t) for t in range(first, min(first + CHUNK, steps + 1))]
-            unread = []
-            for clock in clocks:
-                now = _encoded(given, take_step, clock)
-                _check_shapes(now, self.graph)
-                cells, frontier = self._stream.step(self.graph_module, clock, cells, statics, now)
-                unread.append((frontier, now))
-            for clock, after in zip(clocks, read_steps(self._read(statics), unread), strict=True):
+        for first in range(0, steps, CHUNK):
+            part = slice(first, min(first + CHUNK, steps))
+            clocks = [self.code.clock(t + 1) for t in range(part.start, part.stop)]
+            now = given | {name: map_leaves(itemgetter(part), given[name]) for name in moving}
+            cells, outputs = run.window(self.graph_module, clocks, cells, statics, now)
+            for t, clock in enumerate(clocks):
+                after = of_step(outputs, t)
                 events.append(_as_events(decoded, after, clock))
                 decoded = after
         return _stacked(events)
 
-    def _read(self, statics: Mapping[str, Any]) -> Callable[..., Any]:
-        return lambda frontier, now: self._stream.read(self.graph_module, statics, frontier, now)
+    def _program(self, sequences: frozenset[str]) -> Program:
+        """The program for these inputs being event sequences; the others do not change."""
+        return lifted_program(self.graph, self.code, sequences)
+
+    def _prepared(self, given: Mapping[str, Any], sequences: frozenset[str]) -> tuple[Program, Any]:
+        """The program, and what it computes once."""
+        run = self._program(sequences)
+        return run, run.once(self.graph_module, given)
 
     def neurons(self) -> dict[str, SpikingNeuron]:
         """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
@@ -244,22 +260,21 @@ def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
     return zip_leaves(one, decoded) if before is None else zip_leaves(one, decoded, before)
 
 
-def _encoded(given: Mapping[str, Any], encode: Callable[[Tensor, Clock], Tensor], clock: Clock) -> dict[str, Any]:
-    return {
-        name: map_leaves(lambda leaf: encode(leaf, clock) if isinstance(leaf, Tensor) else leaf, value)
-        for name, value in given.items()
-    }
+def _encoded(tree: Any, encode: Callable[[Tensor, Clock], Tensor], clock: Clock) -> Any:
+    return map_leaves(lambda leaf: encode(leaf, clock) if isinstance(leaf, Tensor) else leaf, tree)
 
 
-def _checked_events(given: dict[str, Any]) -> dict[str, Any]:
-    """Events add up, so they are floats; indices and masks do not."""
-    whole = [name for name, value in given.items() if any(map(_is_whole, leaves(value)))]
-    if whole:
+def _sequences(given: Mapping[str, Any]) -> frozenset[str]:
+    """The inputs that can be events, which add up: floats.  Indices and masks do not change."""
+    kinds = {name: {_is_whole(leaf) for leaf in leaves(value)} for name, value in given.items()}
+    tensors = {name: [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)] for name, value in given.items()}
+    moving = frozenset(name for name, found in tensors.items() if found and True not in kinds[name])
+    if not moving:
         raise InputError(
-            f"inputs {', '.join(whole)} are integers or booleans, which are no events; convert images with x.float(), "
-            "and give indices or masks in one call, snn(x, T=...), where they stay the same at every step"
+            f"inputs {', '.join(given)} are integers or booleans, which are no events; convert images with x.float(); "
+            "to present indices, which do not change, write snn(x, T=...)"
         )
-    return given
+    return moving
 
 
 def _check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
@@ -288,7 +303,7 @@ def _stacked(outputs: list[Any]) -> Any:
     return zip_leaves(stack, *outputs)
 
 
-def _steps(given: Mapping[str, Any], graph: Graph) -> int:
+def _steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int:
     for node in graph.inputs:
         expected, value = batched_rank(node, graph), given[node["name"]]
         if expected is not None and isinstance(value, Tensor) and value.ndim != expected + 1:
@@ -296,7 +311,7 @@ def _steps(given: Mapping[str, Any], graph: Graph) -> int:
                 f"sequence: {node['name']} goes into a layer for {expected} axes (B, ...), so a sequence of it has "
                 f"{expected + 1} axes (T, B, ...); got shape {tuple(value.shape)}. For one input write snn(x, T=...)"
             )
-    tensors = [leaf for leaf in leaves(dict(given)) if isinstance(leaf, Tensor)]
+    tensors = [leaf for name in moving for leaf in leaves(given[name]) if isinstance(leaf, Tensor)]
     lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
     if len(lengths) != 1 or 0 in lengths:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
