@@ -9,6 +9,7 @@ A code is a pair of schedules :math:`(\alpha_t, a_t)`, t = 1, 2, ...  Events x_t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -66,6 +67,15 @@ class Code:
         """Whether every constant is its own events, ``kappa_t = 1``."""
         return False
 
+    def worth(self, T: int) -> tuple[float, ...]:
+        """What an event of step 1, ..., T is worth in the end: ``X_T = sum_t worth_t x_t``.
+
+        >>> geometric(2.0).worth(3)
+        (0.5, 0.25, 0.125)
+        """
+        clocks = [self.clock(t) for t in range(1, T + 1)]
+        return tuple(clock.a * math.prod(later.alpha for later in clocks[clock.t :]) for clock in clocks)
+
     def __repr__(self) -> str:
         return self.name
 
@@ -100,6 +110,9 @@ class _Rate(Code):
     @property
     def steady(self) -> bool:
         return True
+
+    def worth(self, T: int) -> tuple[float, ...]:
+        return (1.0 / T,) * T
 
     def __repr__(self) -> str:
         return self.name

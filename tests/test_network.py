@@ -201,6 +201,33 @@ def test_missing_number_of_steps(snn, x):
         snn(x)
 
 
+class Tokens(nn.Module):
+    """Whole numbers say where, floats say what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.a = nn.Embedding(10, 4), nn.Linear(4, 4)
+
+    def forward(self, x, ids):
+        return self.a(torch.tanh(x + self.e(ids)))
+
+
+def test_whole_numbers_stay_the_same_through_a_sequence():
+    torch.manual_seed(0)
+    model = Tokens().double().eval()
+    ids, x_seq = torch.randint(0, 10, (2, 3)), torch.randn(5, 2, 3, 4, dtype=torch.float64)
+    td = pipe(model, trace, td_rewrite, to_snn)
+    expected = torch.stack([model(x, ids) for x in x_seq.cumsum(0)])
+    assert_close(td.sequence(x_seq, ids).cumsum(0), expected)
+    assert_close(td.sequence(x_seq, ids=ids), td.sequence(x_seq, ids))
+    state, outputs = td.init(x_seq[0], ids), []
+    for x in x_seq:
+        state, y = td.step(state, x, ids)
+        outputs.append(y)
+    assert_close(torch.stack(outputs).cumsum(0), expected)
+    assert_close(td(x_seq, ids, T=5, encoding=events()), expected[-1])
+
+
 BAD_INPUTS = {
     "numpy": (lambda snn: snn(np.zeros((1, 2, 6, 6)), T=2), r"torch\.as_tensor"),
     "list": (lambda snn: snn([[0.0]], T=2), r"torch\.as_tensor"),
@@ -210,6 +237,9 @@ BAD_INPUTS = {
     "twice": (lambda snn: snn(images(), input=images(), T=2), "input"),
     "readout": (lambda snn: snn(images(), T=2, readout="mean"), "'mean'"),
     "too few events": (lambda snn: snn(images()[None], T=2, encoding=events()), "1 step"),
+    "unknown schedule": (lambda snn: snn(images(), T=2, schedule="parallel"), '"layer"'),
+    "events layer by layer": (
+        lambda snn: snn(images()[None], T=1, schedule="layer", encoding=events()), 'schedule="step"'),
     "no time axis": (lambda snn: snn.sequence(torch.zeros(())), r"T, B"),
     "no step": (lambda snn: snn.sequence(images()[None][:0]), "T >= 1"),
     "whole numbers as events": (lambda snn: snn.sequence(torch.ones(3, 1, 2, 6, 6).long()), "float"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -13,13 +13,14 @@ from torch import Tensor, fx, nn
 from snnpipe.codes import Clock, Code
 from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
-from snnpipe.frozen import FrozenMap, leaves, map_leaves
+from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph
 from snnpipe.kernels.temporal import difference, zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron
-from snnpipe.ops.table import batched_rank
 from snnpipe.runtime.encoding import Encoding, constant
+from snnpipe.runtime.inputs import bind, check_shapes, check_steps, encoded, sequences, steps
+from snnpipe.runtime.layers import layerwise
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.window import of_step
 from snnpipe.state import Event
@@ -81,6 +82,7 @@ class SpikingNetwork(nn.Module):
         T: int,
         encoding: Encoding = constant(),
         readout: str = "last",
+        schedule: str = "step",
         **named: Any,
     ) -> Any:
         """Run T steps and decode.
@@ -91,35 +93,57 @@ class SpikingNetwork(nn.Module):
             encoding: ``constant()`` current, ``poisson(generator)``, ``events()`` (the inputs are sequences already).
             readout: ``"last"``, the output decoded after T steps, or ``"every"``, the outputs decoded after each
                 step, stacked on a new first axis.
+            schedule: ``"step"``, all layers take step t at the same time, so that the answer comes after T steps; or
+                ``"layer"``, a layer fires for T steps when the one before it is done (Hao et al. 2025, "Faster and
+                stronger: when ANN-SNN conversion meets parallel spiking calculation", ICML), so that it comes after
+                ``depth x T`` steps and no event was too early: an IF network is then the ANN with activations
+                quantised to T + 1 levels (QCFS), exactly.
 
         Returns:
             The ANN's output structure; each tensor has the ANN's shape, or ``(T, ...)`` for ``"every"``.
         """
+        if schedule == "layer":
+            return self._layerwise(inputs, named, T, encoding, readout)
+        if schedule != "step":
+            raise InputError(f'schedule is "step" or "layer", got {schedule!r}')
         if readout == "every":
             return _stacked(list(self.iterate(*inputs, T=T, encoding=encoding, **named)))
         if readout != "last":
             raise InputError(f'readout is "last" or "every", got {readout!r}')
-        _check_steps(T)
+        check_steps(T)
         return next(self._decoded(inputs, named, T, encoding, (T,)))
+
+    def _layerwise(
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, readout: str
+    ) -> Any:
+        check_steps(T)
+        if readout != "last" or encoding.encode is not None:
+            raise InputError(
+                'schedule="layer": every layer waits for the one before it, so the input is a constant current and '
+                'there is one readout; leave out encoding= and readout=, or use schedule="step"'
+            )
+        given = bind(self.graph, inputs, named)
+        check_shapes(given, self.graph)
+        return layerwise(self.graph)(self.graph_module, self.code, T, given)
 
     def iterate(self, *inputs: Any, T: int, encoding: Encoding = constant(), **named: Any) -> Iterator[Any]:
         """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough."""
-        _check_steps(T)
+        check_steps(T)
         return self._decoded(inputs, named, T, encoding, range(1, T + 1))
 
     def _decoded(
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, at: Container[int]
     ) -> Iterator[Any]:
         """The output decoded at the steps ``at`` of a run of T."""
-        given = self._bind(inputs, named)
+        given = bind(self.graph, inputs, named)
         encode = encoding.encode
-        moving = _sequences(given) if encode else frozenset()
+        moving = sequences(given) if encode else frozenset()
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         for t in range(1, T + 1):
             clock = self.code.clock(t)
-            now = given | {name: _encoded(given[name], encode, clock) for name in moving} if encode else given
-            _check_shapes(now, self.graph)
+            now = given | {name: encoded(given[name], encode, clock) for name in moving} if encode else given
+            check_shapes(now, self.graph)
             cells, frontier = run.step(self.graph_module, clock, cells, statics, now)
             if t in at:
                 yield run.read(self.graph_module, statics, frontier, now)
@@ -130,8 +154,8 @@ class SpikingNetwork(nn.Module):
         Whole numbers and booleans among them (indices, masks) are static: they hold for the whole run.  A network
         without such inputs needs none to be given.
         """
-        given = self._bind(inputs, named) if inputs or named else {}
-        _, statics = self._prepared(given, _sequences(given) if given else self._every)
+        given = bind(self.graph, inputs, named) if inputs or named else {}
+        _, statics = self._prepared(given, sequences(given) if given else self._every)
         return State(0, FrozenMap(), FrozenMap(statics), None)
 
     def step(self, state: State, *inputs: Any, **named: Any) -> tuple[State, Any]:
@@ -140,9 +164,9 @@ class SpikingNetwork(nn.Module):
         The events y_t decode, under the network's code, to the output for the decoded inputs so far.
         """
         clock = self.code.clock(state.t + 1)
-        given = self._bind(inputs, named)
-        _check_shapes(given, self.graph)
-        run = self._program(_sequences(given))
+        given = bind(self.graph, inputs, named)
+        check_shapes(given, self.graph)
+        run = self._program(sequences(given))
         cells, frontier = run.step(self.graph_module, clock, state.cells, state.statics, given)
         decoded = run.read(self.graph_module, state.statics, frontier, given)
         return State(clock.t, FrozenMap(cells), state.statics, decoded), _as_events(state.decoded, decoded, clock)
@@ -157,15 +181,15 @@ class SpikingNetwork(nn.Module):
         Raises:
             InputError: inputs without a time axis, of different lengths, or of length 0.
         """
-        given = self._bind(inputs, named)
-        moving = _sequences(given)
-        steps = _steps(given, moving, self.graph)
-        _check_shapes(given | {name: map_leaves(itemgetter(0), given[name]) for name in moving}, self.graph)
+        given = bind(self.graph, inputs, named)
+        moving = sequences(given)
+        length = steps(given, moving, self.graph)
+        check_shapes(given | {name: map_leaves(itemgetter(0), given[name]) for name in moving}, self.graph)
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         decoded, events = None, []
-        for first in range(0, steps, CHUNK):
-            part = slice(first, min(first + CHUNK, steps))
+        for first in range(0, length, CHUNK):
+            part = slice(first, min(first + CHUNK, length))
             clocks = [self.code.clock(t + 1) for t in range(part.start, part.stop)]
             now = given | {name: map_leaves(itemgetter(part), given[name]) for name in moving}
             cells, outputs = run.window(self.graph_module, clocks, cells, statics, now)
@@ -188,24 +212,6 @@ class SpikingNetwork(nn.Module):
         """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
         found = self.graph_module.named_modules()
         return {name: module for name, module in found if isinstance(module, SpikingNeuron)}
-
-    def _bind(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
-        names = [node["name"] for node in self.graph.inputs]
-        given = dict(zip(names, inputs, strict=False)) | dict(named)
-        defaults = {node["name"]: node["default"] for node in self.graph.inputs if "default" in node.operands}
-        missing = [name for name in names if name not in given | defaults]
-        unknown = [name for name in named if name not in names]
-        twice = [name for name in names[: len(inputs)] if name in named]
-        if len(inputs) > len(names) or missing or unknown or twice:
-            raise InputError(
-                f"this network takes {len(names)} input{'s' * (len(names) > 1)}, {', '.join(names)}; "
-                f"got {len(inputs)} by position" + (f" and {', '.join(named)} by name" if named else "")
-            )
-        tensors = [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
-        if not tensors:
-            kinds = ", ".join(type(value).__name__ for value in given.values())
-            raise InputError(f"inputs must be tensors, got {kinds}; write snn(torch.as_tensor(x), T=...)")
-        return defaults | given
 
     def __repr__(self) -> str:
         lines = [f"SpikingNetwork(code={self.code}, {len(self.neurons())} neuron layers)"]
@@ -260,68 +266,8 @@ def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
     return zip_leaves(one, decoded) if before is None else zip_leaves(one, decoded, before)
 
 
-def _encoded(tree: Any, encode: Callable[[Tensor, Clock], Tensor], clock: Clock) -> Any:
-    return map_leaves(lambda leaf: encode(leaf, clock) if isinstance(leaf, Tensor) else leaf, tree)
-
-
-def _sequences(given: Mapping[str, Any]) -> frozenset[str]:
-    """The inputs that can be events, which add up: floats.  Indices and masks do not change."""
-    kinds = {name: {_is_whole(leaf) for leaf in leaves(value)} for name, value in given.items()}
-    tensors = {name: [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)] for name, value in given.items()}
-    moving = frozenset(name for name, found in tensors.items() if found and True not in kinds[name])
-    if not moving:
-        raise InputError(
-            f"inputs {', '.join(given)} are integers or booleans, which are no events; convert images with x.float(); "
-            "to present indices, which do not change, write snn(x, T=...)"
-        )
-    return moving
-
-
-def _check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
-    """An exported program is right for the sizes it was exported for, and for no others."""
-    for node in graph.inputs:
-        shape, value = node.get("shape"), given[node["name"]]
-        if shape is None or not isinstance(value, Tensor):
-            continue
-        fits = len(shape) == value.ndim and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
-        if not fits:
-            wanted = ", ".join("B" if n is None else str(n) for n in shape)
-            raise InputError(
-                f"{node['name']} has shape {tuple(value.shape)} at each step, the network was traced for ({wanted}); "
-                "trace it again with an example of this shape: trace(example=x)"
-            )
-
-
-def _is_whole(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and not (leaf.is_floating_point() or leaf.is_complex())
-
-
 def _stacked(outputs: list[Any]) -> Any:
     def stack(*steps: Any) -> Any:
         return torch.stack(steps) if isinstance(steps[0], Tensor) else list(steps)
 
     return zip_leaves(stack, *outputs)
-
-
-def _steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int:
-    for node in graph.inputs:
-        expected, value = batched_rank(node, graph), given[node["name"]]
-        if expected is not None and isinstance(value, Tensor) and value.ndim != expected + 1:
-            raise InputError(
-                f"sequence: {node['name']} goes into a layer for {expected} axes (B, ...), so a sequence of it has "
-                f"{expected + 1} axes (T, B, ...); got shape {tuple(value.shape)}. For one input write snn(x, T=...)"
-            )
-    tensors = [leaf for name in moving for leaf in leaves(given[name]) if isinstance(leaf, Tensor)]
-    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
-    if len(lengths) != 1 or 0 in lengths:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
-        raise InputError(
-            f"sequence: inputs are event sequences (T, B, ...) of one length T >= 1, got shapes {shapes}; "
-            "for one input presented for T steps write snn(x, T=...)"
-        )
-    return lengths.pop()
-
-
-def _check_steps(T: Any) -> None:
-    if not isinstance(T, int) or isinstance(T, bool) or T < 1:
-        raise InputError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")

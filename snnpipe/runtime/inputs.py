@@ -1,0 +1,97 @@
+"""What a caller hands to a network, checked: inputs by name, which of them are event sequences, how many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from snnpipe.codes import Clock
+from snnpipe.errors import InputError
+from snnpipe.frozen import leaves, map_leaves
+from snnpipe.graph import Graph
+from snnpipe.ops.table import batched_rank
+
+
+def bind(graph: Graph, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs by name of the ANN's argument."""
+    names = [node["name"] for node in graph.inputs]
+    given = dict(zip(names, inputs, strict=False)) | dict(named)
+    defaults = {node["name"]: node["default"] for node in graph.inputs if "default" in node.operands}
+    missing = [name for name in names if name not in given | defaults]
+    unknown = [name for name in named if name not in names]
+    twice = [name for name in names[: len(inputs)] if name in named]
+    if len(inputs) > len(names) or missing or unknown or twice:
+        raise InputError(
+            f"this network takes {len(names)} input{'s' * (len(names) > 1)}, {', '.join(names)}; "
+            f"got {len(inputs)} by position" + (f" and {', '.join(named)} by name" if named else "")
+        )
+    tensors = [leaf for leaf in leaves(given) if isinstance(leaf, Tensor)]
+    if not tensors:
+        kinds = ", ".join(type(value).__name__ for value in given.values())
+        raise InputError(f"inputs must be tensors, got {kinds}; write snn(torch.as_tensor(x), T=...)")
+    return defaults | given
+
+
+def encoded(tree: Any, encode: Callable[[Tensor, Clock], Tensor], clock: Clock) -> Any:
+    """The events of one step of an input."""
+    return map_leaves(lambda leaf: encode(leaf, clock) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def sequences(given: Mapping[str, Any]) -> frozenset[str]:
+    """The inputs that can be events, which add up: floats.  Indices and masks do not change."""
+    kinds = {name: {_is_whole(leaf) for leaf in leaves(value)} for name, value in given.items()}
+    tensors = {name: [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)] for name, value in given.items()}
+    moving = frozenset(name for name, found in tensors.items() if found and True not in kinds[name])
+    if not moving:
+        raise InputError(
+            f"inputs {', '.join(given)} are integers or booleans, which are no events; convert images with x.float(); "
+            "to present indices, which do not change, write snn(x, T=...)"
+        )
+    return moving
+
+
+def check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
+    """An exported program is right for the sizes it was exported for, and for no others."""
+    for node in graph.inputs:
+        shape, value = node.get("shape"), given[node["name"]]
+        if shape is None or not isinstance(value, Tensor):
+            continue
+        fits = len(shape) == value.ndim and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+        if not fits:
+            wanted = ", ".join("B" if n is None else str(n) for n in shape)
+            raise InputError(
+                f"{node['name']} has shape {tuple(value.shape)} at each step, the network was traced for ({wanted}); "
+                "trace it again with an example of this shape: trace(example=x)"
+            )
+
+
+def steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int:
+    """The length of the sequences ``moving``."""
+    for node in graph.inputs:
+        expected, value = batched_rank(node, graph), given[node["name"]]
+        if expected is not None and isinstance(value, Tensor) and value.ndim != expected + 1:
+            raise InputError(
+                f"sequence: {node['name']} goes into a layer for {expected} axes (B, ...), so a sequence of it has "
+                f"{expected + 1} axes (T, B, ...); got shape {tuple(value.shape)}. For one input write snn(x, T=...)"
+            )
+    tensors = [leaf for name in moving for leaf in leaves(given[name]) if isinstance(leaf, Tensor)]
+    lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
+    if len(lengths) != 1 or 0 in lengths:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+        raise InputError(
+            f"sequence: inputs are event sequences (T, B, ...) of one length T >= 1, got shapes {shapes}; "
+            "for one input presented for T steps write snn(x, T=...)"
+        )
+    return lengths.pop()
+
+
+def check_steps(T: Any) -> None:
+    """T is a number of steps."""
+    if not isinstance(T, int) or isinstance(T, bool) or T < 1:
+        raise InputError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")
+
+
+def _is_whole(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and not (leaf.is_floating_point() or leaf.is_complex())
