@@ -21,6 +21,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from snnpipe.errors import TraceError
+from snnpipe.frontend.composites import followed
 from snnpipe.frontend.lowering import Lowered, lower
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -55,7 +56,7 @@ def symbolic(
             module.__dict__["_check_input_dim"] = _accept  # it asks a symbol for its rank
     tracer = _Tracer(inputs, dict(constants), leaves)
     try:
-        with ONE_AT_A_TIME:  # fx patches torch.nn.Module while it traces
+        with ONE_AT_A_TIME, followed():  # fx patches torch.nn.Module while it traces
             graph = tracer.trace(root)
     except TraceError:
         raise
