@@ -12,15 +12,10 @@ from torch import Tensor, nn
 
 from property_tests.strategies import few, inputs, relu_nets
 from snnpipe import CalibrationError, calibrate, digest, ema, instrument, maximum, percentile, pipe, state_equal, trace
-from snnpipe.kernels.statistic import (
-    BINS_PER_OCTAVE,
-    EXTREMA,
-    HISTOGRAM,
-    OCTAVES,
-    Statistic,
-    merge_moving_max,
-    summarise_moving_max,
-)
+from snnpipe.kernels.gaussian import threshold_iteration
+from snnpipe.kernels.histogram import BINS_PER_OCTAVE, HISTOGRAM, OCTAVES
+from snnpipe.kernels.moments import MOMENTS, Moments
+from snnpipe.kernels.statistic import EXTREMA, Statistic, merge_moving_max, summarise_moving_max
 
 MONOIDS = (EXTREMA, HISTOGRAM)
 
@@ -75,6 +70,93 @@ def test_merging_neither_loses_nor_invents_values(statistic, data):
     assert torch.equal(total.max, whole.amax(0))
     if statistic is HISTOGRAM:
         assert total.counts.sum(1).tolist() == [len(whole)] * 3
+
+
+# moments: merging commutes bit for bit, and is associative up to float64
+
+
+def off(count: int, largest: float) -> tuple[float, float]:
+    """How far a mean and an m2 of ``count`` values up to ``largest`` may be from exact, however they were merged.
+
+    A sum of n terms up to X rounds n times, by at most n X eps each; a merge of means thrice more.  m2 is a sum of n
+    squares up to (2 X)^2; a merge adds a difference of means, squared and times n / 4, that is 2 (2 X) (2 e) n / 4
+    off for means e off.
+    """
+    mean = (count + 8) * largest * EPS
+    return mean, 4 * count * (count + 8) * largest**2 * EPS + 2 * count * largest * mean
+
+
+EPS = torch.finfo(torch.float64).eps
+
+
+def near(a: Moments, b: Moments, largest: float) -> bool:
+    mean, m2 = off(a.count, largest)
+    close = ((a.mean - b.mean).abs() <= 2 * mean).all() and ((a.m2 - b.m2).abs() <= 2 * m2).all()
+    return bool(close) and a.count == b.count and torch.equal(a.max, b.max)
+
+
+@given(data=st.data())
+def test_moments_merge_in_any_order(data):
+    xs = data.draw(batches(3))
+    largest = max(x.abs().max().item() for x in xs)
+    for summarise in (MOMENTS.summarise, MOMENTS.signed):
+        a, b, c = (summarise(x, 1) for x in xs)
+        merge = MOMENTS.merge
+        assert same(merge(a, b), merge(b, a))
+        assert near(merge(merge(a, b), c), merge(a, merge(b, c)), largest)
+        assert near(merge(a, b).pooled(), merge(a.pooled(), b.pooled()), largest)
+
+
+@given(data=st.data())
+def test_moments_are_numpys_however_the_data_was_batched(data):
+    xs = data.draw(batches(3))
+    largest = max(x.abs().max().item() for x in xs)
+    whole = torch.cat([x.double() for x in xs]).numpy()
+    exact = Moments(
+        len(whole), torch.from_numpy(whole.mean(0)), torch.from_numpy(whole.var(0) * len(whole)),
+        torch.cat([x.float() for x in xs]).amax(0),
+    )  # fmt: skip
+    a, b, c = summaries(MOMENTS, xs)
+    assert near(MOMENTS.merge(MOMENTS.merge(a, b), c), exact, largest)
+    pooled = MOMENTS.merge(MOMENTS.merge(a, b), c).pooled()
+    flat = MOMENTS.summarise(torch.from_numpy(whole), None)
+    assert near(pooled, attrs.evolve(flat, max=pooled.max), 3 * largest)  # three times as many values
+    assert torch.equal(MOMENTS.signed(xs[0], 1).max, xs[0].float().abs().amax(0))
+
+
+def test_a_merge_that_forgot_the_distance_of_the_means_would_be_seen():
+    a, b = summaries(MOMENTS, [torch.tensor([[1.0], [2.0]]), torch.tensor([[1.5], [2.5]])])
+    whole = MOMENTS.merge(a, b)
+    assert not near(attrs.evolve(whole, m2=a.m2 + b.m2), whole, 2.5)
+    assert not near(attrs.evolve(whole, mean=a.mean), whole, 2.5)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+@pytest.mark.parametrize("pieces", [1, 2**6, 2**20])
+def test_large_batches_are_summed_in_pieces(axis, pieces, monkeypatch):
+    monkeypatch.setattr("snnpipe.kernels.moments._PIECE", pieces)
+    x = torch.randn(50, 7, 3, generator=torch.Generator().manual_seed(0)) + 3
+    others = [d for d in range(3) if axis is None or d != axis % 3]
+    found = MOMENTS.summarise(x, axis)
+    exact = Moments(x.numel() // found.max.numel(), x.double().mean(others).reshape(-1),
+                    (x.double() - x.double().mean(others, keepdim=True)).square().sum(others).reshape(-1),
+                    x.amax(others).reshape(-1))  # fmt: skip
+    assert near(found, exact, x.abs().max().item())
+
+
+@given(net=relu_nets(), seed=st.integers(0, 99), pieces=st.integers(2, 6))
+@few(0.6)
+def test_rebatching_changes_moments_by_rounding_only(net, seed, pieces):
+    """In float64 on the dyadic grid the currents are equal, so all that differs is how they are summed."""
+    net = net.double()
+    x = inputs(net, seed, batch=6, grid=True)
+    a, b = (measured(net, data, threshold_iteration(4)).statistics for data in ([x], list(x.chunk(pieces))))
+    for site in a:
+        largest = max((a[site].mean.abs() + a[site].m2.sqrt()).max().item(), 1.0)  # no value is further from zero
+        slack = off(a[site].count, largest + 256 * EPS * largest)
+        assert a[site].count == b[site].count
+        assert ((a[site].mean - b[site].mean).abs() <= 256 * EPS * largest + 2 * slack[0]).all()
+        assert ((a[site].m2 - b[site].m2).abs() <= 1024 * EPS * a[site].count * largest**2 + 2 * slack[1]).all()
 
 
 def test_a_merge_that_prefers_its_first_argument_would_be_seen():

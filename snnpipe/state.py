@@ -42,6 +42,7 @@ class Site:
         cap: the largest value the activation can take (6 for ReLU6), ``None`` for a plain ReLU; a capped site needs
             no calibration.
         name: path-like name for people, unique: ``layer1.0.relu`` .
+        signed: whether its values have both signs; then its statistics are those of ``|x|``, or two-sided.
     """
 
     node: str
@@ -49,6 +50,7 @@ class Site:
     axis: int | None
     cap: float | None
     name: str
+    signed: bool = False
 
 
 @attrs.frozen(eq=False, repr=False)

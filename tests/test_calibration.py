@@ -23,7 +23,13 @@ from snnpipe import (
     to_snn,
     trace,
 )  # fmt: skip
-from tests.helpers import assert_same, mlp, vectors
+from snnpipe.graph import Ref, refs
+from snnpipe.kernels import histogram
+from snnpipe.kernels.gaussian import threshold_iteration
+from snnpipe.kernels.optimal import local_threshold_balancing, mmse
+from snnpipe.rules.sites import SITE_RULES, Match
+from tests.catalogue import C
+from tests.helpers import assert_converges, assert_same, images, mlp, settled, vectors
 from tests.models import DictInDictOut, OptionalInput
 from tests.test_statistic import BIN
 
@@ -73,7 +79,7 @@ def data():
 
 
 @pytest.mark.parametrize("way", batchings(torch.zeros(96, 6)))
-@pytest.mark.parametrize("statistic", [maximum(), percentile(99.0), percentile(80.0, per_channel=False)], ids=str)
+@pytest.mark.parametrize("statistic", [maximum(), percentile(99.0), percentile(80.0, per="layer")], ids=str)
 def test_order_and_batching_change_nothing(way, statistic, data):
     model, x = exact(), data[1]
     reference = measured([x], statistic, model)
@@ -90,7 +96,7 @@ def test_the_maximum_is_the_true_maximum(data):
     assert_same(first, h.amax(0).detach())
     assert_same(second, model[2:4](h).amax(0).detach())
     for per_layer, per_channel in zip(
-        thresholds(measured([x], maximum(per_channel=False), model)), (first, second), strict=True
+        thresholds(measured([x], maximum(per="layer"), model)), (first, second), strict=True
     ):
         assert_same(per_layer, per_channel.amax().reshape(1))
     assert_same(thresholds(measured([x], scaled(0.5), model))[0], 0.5 * first)
@@ -115,7 +121,7 @@ def test_every_dtype_is_measured_at_least_in_float32(dtype):
 def test_twenty_million_elements():
     model = nn.Sequential(nn.ReLU())
     x = torch.rand(20, 1000, 1000)
-    (theta,) = thresholds(measured([x], percentile(90.0, per_channel=False), model))
+    (theta,) = thresholds(measured([x], percentile(90.0, per="layer"), model))
     assert theta.item() == pytest.approx(0.9, rel=BIN)
 
 
@@ -227,12 +233,105 @@ def test_bad_strings_are_shown(bad):
 def test_new_thresholds_from_old_statistics():
     model = mlp()
     state = measured([X], percentile(99.9), model)
-    for rule in (percentile(90.0), percentile(90.0, per_channel=False), maximum(), scaled(0.5)):
+    for rule in (percentile(90.0), percentile(90.0, per="layer"), maximum(), scaled(0.5)):
         fresh = measured([X], rule, model)
         for a, b in zip(thresholds(state, rule), thresholds(fresh), strict=True):
             assert_same(a, b)
-    with pytest.raises(ThresholdError, match=r"percentile.*Extrema.*instrument"):
-        thresholds(measured([X], maximum(), model), percentile(99.0))
+    for rule in (mmse(4), mmse(32), local_threshold_balancing(), percentile(90.0, nonzero=True)):
+        for a, b in zip(thresholds(state, rule), thresholds(measured([X], rule, model)), strict=True):
+            assert_same(a, b)
+    for had, wanted in ((maximum(), percentile(99.0)), (maximum(), mmse(4)), (mmse(4), threshold_iteration(4))):
+        with pytest.raises(ThresholdError, match=rf"{wanted.name}.*(Extrema|Histogram).*instrument"):
+            thresholds(measured([X], had, model), wanted)
+
+
+def cnn():
+    """Conv, ReLU, Conv: (B, 2, 4, 4) -> (B, 2, 4, 4), 48 neurons in three channels, none of them dead."""
+    model = settled(nn.Sequential(C(2, 3, padding=1), nn.ReLU(), C(3, 2, padding=1)))
+    nn.init.constant_(model[0].bias, 2.0)
+    return model
+
+
+def test_one_threshold_per_neuron():
+    model, x = cnn(), images(size=4)
+    state = measured([x[:1], x[1:]], maximum(per="neuron"), model)
+    snn = to_snn(state)
+    (neuron,) = snn.neurons().values()
+    assert_same(neuron.threshold, model[:2](x).amax(0).detach().reshape(-1))
+    assert_converges(snn, (x,), model(x))
+    assert_same(thresholds(state, maximum(per="layer"))[0], model[:2](x).amax().detach().reshape(1))
+    with pytest.raises(ThresholdError, match=r"48 thresholds.*3 channels \(shape \(4, 3, 6, 6\).*size of input"):
+        snn(images(size=6), T=1)
+
+
+def test_one_threshold_per_neuron_must_be_measured_so():
+    model, x = cnn(), images(size=4)
+    for had, wanted in (("channel", "neuron"), ("layer", "neuron"), ("neuron", "channel")):
+        state = measured([x], maximum(per=had), model)
+        with pytest.raises(ThresholdError, match=rf'needs statistics per {wanted}.*site 1.*per {had}.*per="{wanted}"'):
+            thresholds(state, maximum(per=wanted))
+    by_moments = thresholds(measured([x], threshold_iteration(8, per="neuron"), model))
+    assert by_moments[0].shape == (48,)
+    by_histogram = thresholds(measured([x], mmse(8, per="neuron"), model))
+    assert by_histogram[0].shape == (48,)
+
+
+def test_too_many_histograms_are_refused(monkeypatch):
+    monkeypatch.setattr(histogram, "MOST_BYTES", 40 * 8 * histogram.BINS)  # of 40 channels
+    model, x = cnn(), images(size=4)
+    with pytest.raises(CalibrationError, match=r'at site 1, 48 histograms would take.*maximum\(per="neuron"\)'):
+        measured([x], percentile(99.9, per="neuron"), model)
+    assert thresholds(measured([x], percentile(99.9), model))[0].shape == (3,)
+
+
+def test_moments_are_those_of_the_current():
+    model, x = exact(), dyadic(64, 6)
+    found = measured(x.split(7), threshold_iteration(4), model).statistics.values()
+    for summary, layers in zip(found, (1, 3), strict=True):
+        z = model[:layers](x).detach()
+        rounding = 64 * 64 * torch.finfo(torch.float64).eps  # 64 values, multiples of 1/64 below 64
+        assert (summary.mean - z.mean(0)).abs().max() <= rounding
+        assert (summary.m2 / 64 - z.var(0, correction=0)).abs().max() <= 64 * rounding
+        assert_same(summary.max, z.amax(0))
+
+
+@pytest.mark.parametrize("rule", [mmse(8), threshold_iteration(8), local_threshold_balancing()], ids=str)
+def test_rules_that_minimise_an_error_convert(rule):
+    model, x = mlp(), vectors(400)
+    snn = to_snn(measured([x], rule, model))
+    error = (snn(x, T=8) - model(x)).norm() / model(x).norm()
+    coarse = to_snn(measured([x], maximum(), model))
+    assert error < (coarse(x, T=8) - model(x)).norm() / model(x).norm() or rule.name.startswith("local")
+    assert error < 0.25
+
+
+def test_values_of_both_signs_are_measured_by_their_magnitude():
+    def tanh(node, graph):
+        return Match(Ref(refs(node.operands)[0]), signed=True) if node.path == "1" else None
+
+    model, x = settled(nn.Sequential(nn.Linear(6, 3), nn.Tanh())), vectors(50)
+    y, z = model(x).detach(), model[0](x).detach()
+    largest = y.abs().amax(0)
+    for rule, expected in (
+        (maximum(), largest), (percentile(100.0), largest), (maximum(per="layer"), largest.amax().reshape(1)),
+    ):  # fmt: skip
+        state = pipe(model, trace, instrument(rules=(*SITE_RULES, tanh), statistic=rule), calibrate([x]))
+        (site,) = state.sites.values()
+        (summary,) = state.statistics.values()
+        assert site.signed
+        assert_same(rule(summary, signed=True), expected)
+    rule = threshold_iteration(4)
+    (summary,) = pipe(model, trace, instrument(rules=(tanh,), statistic=rule), calibrate([x])).statistics.values()
+    assert_same(summary.max, z.abs().amax(0))
+    assert_same(rule(summary, signed=True), threshold_iteration(4, two_sided=True)(summary))
+    assert (rule(summary, signed=True) != rule(summary)).all()
+
+
+def test_infinity_below_zero_is_seen_by_moments():
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU())
+    nn.init.ones_(model[0].weight)
+    with pytest.raises(CalibrationError, match="infinity at site 1 in batch 0"):
+        measured([torch.tensor([[-math.inf], [1.0]])], threshold_iteration(4), model)
 
 
 def test_calibrating_again_merges():

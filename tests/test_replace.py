@@ -91,13 +91,13 @@ def test_signed_neuron_takes_spikes_back():
     assert "signed" in repr(signed)
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("per", ["channel", "layer"])
 @pytest.mark.parametrize("rule", [maximum, lambda **k: percentile(99.9, **k)], ids=["maximum", "percentile"])
-def test_thresholds_per_layer_and_per_channel(per_channel, rule):
+def test_thresholds_per_layer_and_per_channel(per, rule):
     model, x = settled(nn.Sequential(C(2, 5), nn.ReLU(), C(5, 3))), images()
-    snn = spiking(model, x, statistic=rule(per_channel=per_channel))
+    snn = spiking(model, x, statistic=rule(per=per))
     (neuron,) = snn.neurons().values()
-    assert neuron.threshold.shape == ((5,) if per_channel else (1,))
+    assert neuron.threshold.shape == ((5,) if per == "channel" else (1,))
     assert torch.all(neuron.threshold <= model[:2](x).amax())
     assert_converges(snn, (x,), model(x), limit=0.2)
 
@@ -170,7 +170,7 @@ def dead(bias):
     return model
 
 
-@pytest.mark.parametrize("statistic", [maximum(), percentile(99.9), percentile(99.9, per_channel=False)], ids=str)
+@pytest.mark.parametrize("statistic", [maximum(), percentile(99.9), percentile(99.9, per="layer")], ids=str)
 def test_a_dead_layer_stays_silent(statistic):
     model, x = dead(-100.0), vectors()
     with pytest.warns(ThresholdWarning, match=r"never fired.*\b1\b"):

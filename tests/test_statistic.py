@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnpipe.kernels.statistic import BINS, BINS_PER_OCTAVE, OCTAVES, merge_histogram, summarise_histogram
+from snnpipe.kernels.histogram import BINS, BINS_PER_OCTAVE, OCTAVES, merge_histogram, summarise_histogram
 from tests.helpers import assert_same
 
 BIN = 2 ** (1 / BINS_PER_OCTAVE) - 1 + 1 / BINS_PER_OCTAVE  # neighbouring bins: at most this much apart, relatively

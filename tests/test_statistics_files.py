@@ -20,9 +20,19 @@ from snnpipe import (
     to_snn,
     trace,
 )  # fmt: skip
+from snnpipe.kernels.gaussian import threshold_iteration
+from snnpipe.kernels.optimal import local_threshold_balancing, mmse
 from tests.helpers import assert_same, mlp, vectors
 
-RULES = [maximum(), percentile(99.0), percentile(99.0, per_channel=False)]
+RULES = [
+    maximum(),
+    maximum(per="neuron"),
+    percentile(99.0),
+    percentile(99.0, per="layer"),
+    mmse(4),
+    threshold_iteration(4),
+    local_threshold_balancing(),
+]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -35,7 +45,7 @@ def test_saved_statistics_stand_for_the_data(tmp_path, rule):
     assert_same(pipe(loaded, replace, to_snn)(x, T=4), to_snn(state)(x, T=4))
 
 
-@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.name != "threshold_iteration"], ids=str)
 def test_shards_merge_in_any_order(rule):
     x = vectors(30)
     base = pipe(mlp(), trace, instrument(statistic=rule))
@@ -66,6 +76,8 @@ def test_states_that_measured_something_else_are_not_merged():
     others = [
         pipe(model, trace, instrument(statistic=maximum()), calibrate([x])),
         pipe(nn.Sequential(nn.Linear(6, 3), nn.ReLU()).double(), trace, calibrate([x])),
+        pipe(model, trace, instrument(statistic=percentile(99.9, per="neuron")), calibrate([x])),
+        pipe(model, trace, instrument(statistic=threshold_iteration(4)), calibrate([x])),
         trace(model),
     ]
     for other in others:

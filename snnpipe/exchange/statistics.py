@@ -14,12 +14,14 @@ import torch
 
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
-from snnpipe.kernels.statistic import Extrema, Histogram, MovingMax
+from snnpipe.kernels.histogram import Histogram
+from snnpipe.kernels.moments import Moments
+from snnpipe.kernels.statistic import Extrema, MovingMax
 from snnpipe.stage import check_state
 from snnpipe.stages.instrument import instrument
 from snnpipe.state import ConversionState, Event
 
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Extrema, Histogram, MovingMax)}
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Extrema, Histogram, Moments, MovingMax)}
 
 
 def save_statistics(state: ConversionState, path: str | PathLike[str]) -> None:
@@ -80,7 +82,7 @@ def merge_statistics(*others: ConversionState) -> Callable[[ConversionState], Co
         for other in others:
             if not state.sites or not other.sites:
                 raise CalibrationError("merge_statistics: a state has no sites; put calibrate(loader) before it")
-            if other.sites.keys() != state.sites.keys() or other.threshold.statistic != state.threshold.statistic:
+            if other.sites.keys() != state.sites.keys() or not other.threshold.measures(state.threshold):
                 raise CalibrationError("merge_statistics: the states measured other sites, or other statistics")
             statistic = state.threshold.statistic
             for node, summary in other.statistics.items():

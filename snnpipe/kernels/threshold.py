@@ -1,6 +1,7 @@
 r"""Threshold rules: from a statistic of a site's activations to its firing threshold theta.
 
-Knows summaries; sites and neurons are other files' business.
+Here is what a rule is, and the rules that read theta off a summary; those that minimise an error are in
+``kernels.optimal`` and ``kernels.moments``.  Knows summaries; sites and neurons are other files' business.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from snnpipe.errors import ThresholdError
 from snnpipe.frozen import EMPTY, FrozenMap
-from snnpipe.kernels.statistic import EXTREMA, HISTOGRAM, Statistic, moving_max
+from snnpipe.kernels.histogram import HISTOGRAM
+from snnpipe.kernels.statistic import EXTREMA, Statistic, moving_max
+
+#: What gets a threshold of its own.
+PER = ("channel", "layer", "neuron")
+
+
+def _granularity(rule: Threshold, attribute: Any, value: str) -> None:
+    if value not in PER:
+        raise ThresholdError(f'{rule.name}(per=...): per is "channel", "layer" or "neuron", got {value!r}')
 
 
 @attrs.frozen
@@ -25,22 +35,35 @@ class Threshold:
         statistic: what must be measured for it.
         theta: ``theta(summary, **options) -> Tensor`` (C,), positive; 0 where the channel never fired.
         options: keyword arguments of ``theta``.
-        per_channel: one threshold per channel, or one for the site (all channels taken as one).
+        per: one threshold per ``"channel"``, one for the ``"layer"`` (all channels taken as one), or one per
+            ``"neuron"``: every element of the activation but for the batch axis, which is the first.  The last
+            must be chosen before the data is run, and ties the network to one size of input.
+        signed: further keyword arguments of ``theta`` at sites whose values have both signs.
     """
 
     name: str
     statistic: Statistic
     theta: Callable[..., Tensor]
     options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
-    per_channel: bool = True
+    per: str = attrs.field(default="channel", validator=_granularity)
+    signed: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
 
-    def __call__(self, summary: Any) -> Tensor:
-        """The threshold for a site with this summary."""
-        return self.theta(summary if self.per_channel else summary.pooled(), **self.options)
+    def __call__(self, summary: Any, *, signed: bool = False) -> Tensor:
+        """The threshold for a site with this summary; ``signed`` says whether its values have both signs."""
+        options = self.options | self.signed if signed else self.options
+        return self.theta(summary.pooled() if self.per == "layer" else summary, **options)
+
+    def measures(self, other: Threshold) -> bool:
+        """Whether what is measured for this rule is what is measured for the other."""
+        return self.statistic == other.statistic and (self.per == "neuron") == (other.per == "neuron")
 
     def __str__(self) -> str:
-        options = ", ".join(f"{key}={value:g}" for key, value in self.options.items())
-        return f"{self.name}({options}) per {'channel' if self.per_channel else 'layer'}"
+        options = ", ".join(f"{key}={_text(value)}" for key, value in self.options.items())
+        return f"{self.name}({options}) per {self.per}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def theta_maximum(summary: Any, *, k: float = 1.0) -> Tensor:
@@ -49,42 +72,56 @@ def theta_maximum(summary: Any, *, k: float = 1.0) -> Tensor:
     return theta
 
 
-def theta_percentile(summary: Any, *, q: float) -> Tensor:
-    """The ``q``-th percentile, or the maximum where the percentile is 0 although the channel fired."""
-    theta: Tensor = summary.quantile(q / 100.0)
-    return theta.where(theta > 0, summary.max)
+def theta_percentile(summary: Any, *, q: float, nonzero: bool = False, scale: float = 1.0) -> Tensor:
+    """``scale`` times the ``q``-th percentile, or times the maximum where that is 0 although the channel fired."""
+    theta: Tensor = summary.quantile(q / 100.0, nonzero=nonzero)
+    return scale * theta.where(theta > 0, summary.max)
 
 
-def maximum(*, per_channel: bool = True) -> Threshold:
+def maximum(*, per: str = "channel") -> Threshold:
     """The largest activation seen.
 
+    Args:
+        per: ``"channel"``, ``"layer"`` or ``"neuron"``.
+
     Reference: Diehl et al. 2015, "Fast-classifying, high-accuracy spiking deep networks through weight and threshold
-    balancing", IJCNN.
+    balancing", IJCNN; per neuron: Wang et al. 2022, "Signed neuron with memory: towards simple, accurate and
+    high-efficient ANN-SNN conversion", IJCAI.
     """
-    return Threshold("maximum", EXTREMA, theta_maximum, FrozenMap(), per_channel)
+    return Threshold("maximum", EXTREMA, theta_maximum, EMPTY, per)
 
 
-def scaled(k: float, *, per_channel: bool = True) -> Threshold:
+def scaled(k: float, *, per: str = "channel") -> Threshold:
     """``k`` times the largest activation seen, ``k`` > 0."""
     if not k > 0:
         raise ThresholdError(f"scaled(k): k must be a positive number, got {k!r}; for example scaled(0.8)")
-    return Threshold("scaled", EXTREMA, theta_maximum, FrozenMap(k=float(k)), per_channel)
+    return Threshold("scaled", EXTREMA, theta_maximum, FrozenMap(k=float(k)), per)
 
 
-def percentile(q: float, *, per_channel: bool = True) -> Threshold:
-    """The ``q``-th percentile of the activations, zeros included, 0 < ``q`` <= 100.
+def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str = "channel") -> Threshold:
+    """The ``q``-th percentile of the activations, 0 < ``q`` <= 100.
 
     Exact within one bin of a histogram whose bins are at most 1/32 of their value wide.  A channel that fires too
     rarely for its percentile to be positive takes its maximum.
 
-    Reference: Rueckauer et al. 2017, Frontiers in Neuroscience.
+    Args:
+        q: in percent.
+        nonzero: of the activations that are not zero; those below ``2**-15`` of the site's largest count as zero.
+        scale: times so much, > 0; more than 1 leaves room for outliers where an event has many levels.
+        per: ``"channel"``, ``"layer"`` or ``"neuron"``.
+
+    Reference: Rueckauer et al. 2017, "Conversion of continuous-valued deep networks to efficient event-driven
+    networks for image classification", Frontiers in Neuroscience, which takes the activations that are not zero.
     """
     if not 0 < q <= 100:
         raise ThresholdError(f"percentile(q): q is in percent, 0 < q <= 100, got {q!r}; for example percentile(99.9)")
-    return Threshold("percentile", HISTOGRAM, theta_percentile, FrozenMap(q=float(q)), per_channel)
+    if not scale > 0:
+        raise ThresholdError(f"percentile(scale): scale must be a positive number, got {scale!r}")
+    further = ({"nonzero": True} if nonzero else {}) | ({"scale": float(scale)} if scale != 1 else {})
+    return Threshold("percentile", HISTOGRAM, theta_percentile, FrozenMap(q=float(q), **further), per)
 
 
-def ema(momentum: float = 0.1, *, per_channel: bool = True) -> Threshold:
+def ema(momentum: float = 0.1, *, per: str = "channel") -> Threshold:
     """Exponential moving average of the batches' maxima.
 
     **Depends on the order of the batches** and weighs a short last batch like a full one; it is here to reproduce
@@ -92,7 +129,7 @@ def ema(momentum: float = 0.1, *, per_channel: bool = True) -> Threshold:
     """
     if not 0 < momentum <= 1:
         raise ThresholdError(f"ema(momentum): 0 < momentum <= 1, got {momentum!r}")
-    return Threshold("ema", moving_max(float(momentum)), theta_maximum, FrozenMap(), per_channel)
+    return Threshold("ema", moving_max(float(momentum)), theta_maximum, EMPTY, per)
 
 
 def as_threshold(value: Threshold | str | float) -> Threshold:
@@ -120,3 +157,14 @@ def as_threshold(value: Threshold | str | float) -> Threshold:
         f"not a threshold rule: {value!r}. Write maximum(), percentile(99.9), scaled(0.8) or ema(0.1), "
         "or the strings other tools use: 'max', '99.9%', 0.8"
     )
+
+
+def positive(rule: str, name: str, value: int) -> int:
+    """``value``, if it is a whole number of at least 1.
+
+    Raises:
+        ThresholdError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ThresholdError(f"{rule}({name}): {name} must be a whole number of at least 1, got {value!r}")
+    return value

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snnpipe.codes import RATE, Clock
 from snnpipe.errors import ThresholdError
 from snnpipe.kernels.neuron import Neuron
-from snnpipe.kernels.statistic import along
+from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.functions import Opaque
 
 
@@ -22,7 +22,7 @@ class SpikingNeuron(nn.Module):
 
     Args:
         neuron: its equations.
-        threshold: theta, (C,) along ``axis`` of the current or (1,).
+        threshold: theta, (C,) along ``axis`` of the current, (1,), or one for each element but the batch axis.
         axis: the channel axis.
         origin: the ANN operator it stands for, as people know it.
         key: where the threshold lies in the state's parameters.
@@ -36,13 +36,14 @@ class SpikingNeuron(nn.Module):
         self.register_buffer("threshold", threshold)
 
     def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
-        channels = 1 if self.axis is None else z.shape[self.axis]
-        if self.threshold.numel() not in (1, channels):
+        theta = fitted(self.threshold, z.shape, self.axis)
+        if theta is None:
+            channels = 1 if self.axis is None else z.shape[self.axis]
             raise ThresholdError(
                 f"the neuron made of {self.origin} has {self.threshold.numel()} thresholds, its current {channels} "
-                f"channels (shape {tuple(z.shape)}, axis {self.axis}); were the statistics taken from another network?"
+                f"channels (shape {tuple(z.shape)}, axis {self.axis}); were the statistics taken from another network, "
+                "or, per neuron, for another size of input?"
             )
-        theta = along(self.threshold, z.ndim, self.axis)
         if state is None:
             state = self.neuron.init(theta, **self.neuron.options)
         state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **self.neuron.options)

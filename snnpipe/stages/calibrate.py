@@ -14,7 +14,7 @@ from tqdm import tqdm
 from snnpipe.emit import compiled, emit, module_tree, placeholder, reader
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap, map_leaves, thaw
-from snnpipe.kernels.statistic import Statistic
+from snnpipe.kernels.threshold import Threshold
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrument
@@ -85,7 +85,7 @@ def _calibrate(
     if not measured:
         return state.evolve(Event("calibrate", "", "nothing to measure", "no site needs data"))
     statistic = state.threshold.statistic
-    model = _Measuring(state, measured, statistic)
+    model = _Measuring(state, measured)
     where = torch.device(device) if device is not None else model.place
     model = model.to(where)
     totals: dict[str, Any] = dict(state.statistics)
@@ -116,8 +116,9 @@ def _calibrate(
 class _Measuring(nn.Module):
     """A throwaway copy of the ANN around the state's own tensors that also returns a summary per site."""
 
-    def __init__(self, state: ConversionState, sites: Mapping[str, Site], statistic: Statistic) -> None:
+    def __init__(self, state: ConversionState, sites: Mapping[str, Site]) -> None:
         super().__init__()
+        at_input = state.threshold.statistic.at == "input"
         graph = fx.Graph()
         env: dict[str, Any] = {}
         value = reader(graph, env)
@@ -125,8 +126,8 @@ class _Measuring(nn.Module):
         for node in state.graph:
             env[node.name] = placeholder(graph, node) if node.op == "input" else emit(graph, node, value)
             if node.name in sites:
-                arguments = (env[node.name], sites[node.name].axis)
-                summaries[node.name] = graph.call_function(statistic.summarise, arguments)
+                measured = env[sites[node.name].input if at_input else node.name]
+                summaries[node.name] = graph.call_function(_summariser(sites[node.name], state.threshold), (measured,))
         graph.output((thaw(map_leaves(value, state.graph.output)), summaries))
         self.tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
         self.run = compiled(graph)
@@ -154,6 +155,22 @@ class _Measuring(nn.Module):
         args, kwargs = map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         self(*args, **kwargs)
         return self.found
+
+
+def _summariser(site: Site, threshold: Threshold) -> Callable[[Tensor], Any]:
+    """What summarises the values of one site."""
+    statistic = threshold.statistic
+
+    def summarise(x: Tensor) -> Any:
+        x, axis = (x.reshape(len(x), -1), 1) if threshold.per == "neuron" else (x, site.axis)
+        try:
+            if site.signed and statistic.signed is not None:
+                return statistic.signed(x, axis)
+            return statistic.summarise(x.abs() if site.signed else x, axis)
+        except CalibrationError as error:
+            raise CalibrationError(f"calibrate: at site {site.name}, {error}") from error
+
+    return summarise
 
 
 def arguments(
@@ -201,7 +218,9 @@ def _tensor(value: Any, number: int) -> Any:
 
 
 def _check_finite(summary: Any, site: Site, number: int) -> None:
-    if not bool(torch.isfinite(summary.max).all()):
+    fields = (getattr(summary, field.name) for field in attrs.fields(type(summary)))
+    numbers = [field for field in fields if isinstance(field, Tensor) and field.is_floating_point()]
+    if not all(bool(torch.isfinite(number).all()) for number in numbers):
         raise CalibrationError(
             f"calibrate: NaN or infinity at site {site.name} in batch {number}; look for it in the data, "
             "or in the weights of the layers before this site"

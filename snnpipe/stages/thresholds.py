@@ -22,7 +22,7 @@ class SiteThreshold:
     """A site's threshold.
 
     Attributes:
-        theta: (C,) or (1,), positive and finite, in the dtype and on the device of the weights.
+        theta: (C,), (1,), or one for each neuron, positive and finite, in the dtype and on the device of the weights.
         silent: number of channels that never fired and got the fallback.
         source: what it comes from, in words.
     """
@@ -48,8 +48,14 @@ def site_threshold(
             f"replace: nothing was measured at site {site.name}; put calibrate(loader) before replace, "
             "or give thresholds: replace(threshold=fixed(1.0))"
         )
+    if (rule.per == "neuron") != (state.threshold.per == "neuron") and rule.per != "layer":
+        raise ThresholdError(
+            f"replace: {rule.name} needs statistics per {rule.per}, those of site {site.name} are per "
+            f"{state.threshold.per}; calibrate for it: "
+            f'pipe(..., instrument(statistic={rule.name}(..., per="{rule.per}")), calibrate(loader))'
+        )
     try:
-        theta = rule(summary)
+        theta = rule(summary, signed=site.signed)
     except AttributeError as error:
         raise ThresholdError(
             f"replace: {rule.name} cannot be computed from {type(summary).__name__} at site {site.name}; "
@@ -88,7 +94,7 @@ def _checked(theta: Tensor, site: Site, summary: Any) -> Tensor:
     if summary is not None and theta.numel() not in (1, summary.max.numel()):
         raise ThresholdError(
             f"replace: the threshold rule gave {theta.numel()} values for site {site.name}, which has "
-            f"{summary.max.numel()} channels; give one per channel, or a single one"
+            f"{summary.max.numel()} channels; give one for each, or a single one"
         )
     return theta
 
