@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
 from snnpipe.frontend.aten import FIRST_RESULT
+from snnpipe.frontend.composites import followed
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.overloads import name_of
 from snnpipe.frontend.shadow import shadow
@@ -104,7 +105,7 @@ def _plain_export() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), followed(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -256,7 +256,7 @@ SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
     ("div", (torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide"),
      "input other * rounding_mode=None", _binary("div")),
     ("neg", (torch.neg, torch.negative, "neg", "negative"), "input", _unary("neg")),
-    ("matmul", (torch.matmul, "matmul", "__matmul__"), _TWO, _binary("matmul")),
+    ("matmul", (torch.matmul, operator.matmul, "matmul", "__matmul__"), _TWO, _binary("matmul")),
     ("matmul", (torch.mm, torch.bmm, "mm", "bmm"), "input other", _binary("matmul")),
     ("max_pool1d", (F.max_pool1d,), _POOL_F, _without("return_indices")),
     ("max_pool2d", (F.max_pool2d,), _POOL_F, _without("return_indices")),
