@@ -149,6 +149,14 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
     "rms_norm": [{"input": T(2, 3), "normalized_shape": (3,), "weight": T(3)}],
     "group_norm": [{"input": T(2, 4, 3), "num_groups": 2, "weight": T(4)}, {"input": T(2, 4), "num_groups": 2}],
     "clamp": [{"input": T(2, 3), "min": -0.5, "max": 0.5}, {"input": T(2, 3), "min": T(3)}],
+    "qcfs": [
+        {"input": T(2, 3), "theta": torch.tensor(1.5, dtype=torch.float64), "levels": 4},
+        {"input": T(2, 3, 4), "theta": VAR, "levels": 3, "axis": -2},
+    ],
+    "fake_quantize": [
+        {"input": T(2, 3), "scale": 0.25, "zero_point": 3, "quant_min": 0, "quant_max": 15},
+        {"input": T(2, 3), "scale": VAR.float(), "zero_point": 0, "quant_min": -4, "quant_max": 3, "axis": 1},
+    ],
     "max_pool1d": [{"input": LINE, "kernel_size": 2}],
     "max_pool2d": [{"input": IMAGE, "kernel_size": 3, "stride": 1, "padding": 1}],
     "max_pool3d": [{"input": VOLUME, "kernel_size": 2}],

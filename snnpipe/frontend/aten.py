@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch._ops import OpOverload
 
-from snnpipe.frontend.spellings import KNOWN, Adapt, Operands, Seen, Spelling
+from snnpipe.frontend.seen import Adapt, Operands, Seen, Spelling
+from snnpipe.frontend.spellings import KNOWN
 from snnpipe.frozen import FrozenMap
 from snnpipe.ops.signature import Signature
 from snnpipe.ops.table import OPS, TABLE
@@ -201,6 +202,11 @@ _SPELLINGS: tuple[tuple[str, str, Adapt | None], ...] = (
     ("interpolate", "upsample_trilinear3d.vec", _upsample("trilinear")),
     ("interpolate", "_upsample_bilinear2d_aa.vec", _upsample("bilinear", antialias=True)),
     ("interpolate", "_upsample_bicubic2d_aa.vec", _upsample("bicubic", antialias=True)),
+    ("fake_quantize", "fake_quantize_per_tensor_affine fake_quantize_per_tensor_affine.tensor_qparams",
+     _as(torch.fake_quantize_per_tensor_affine)),
+    ("fake_quantize", "fake_quantize_per_channel_affine", _as(torch.fake_quantize_per_channel_affine)),
+    ("fake_quantize", "_fake_quantize_learnable_per_tensor_affine _fake_quantize_learnable_per_channel_affine",
+     _as(torch._fake_quantize_learnable_per_tensor_affine)),
     ("size", "sym_size.int", None),
     ("numel", "sym_numel", None),
 )  # fmt: skip

@@ -30,7 +30,7 @@ from snnpipe.frontend.composites import followed
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.overloads import name_of
 from snnpipe.frontend.shadow import shadow
-from snnpipe.frontend.symbolic import ONE_AT_A_TIME, is_users_file, recompile, untraceable
+from snnpipe.frontend.symbolic import LIBRARIES, ONE_AT_A_TIME, is_users_file, recompile, untraceable
 from snnpipe.frozen import is_namedtuple
 
 
@@ -295,4 +295,4 @@ def _origin(node: fx.Node) -> tuple[str, str, str | None]:
     path, kind = stack[-1] if stack else ("", "")
     path = re.sub(r"@\d+", "", path) if isinstance(path, str) and not path.startswith("_empty") else ""
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    return path, frames[-1] if frames else "", "" if path and kind.startswith("torch.") else None
+    return path, frames[-1] if frames else "", "" if path and kind.startswith(LIBRARIES) else None

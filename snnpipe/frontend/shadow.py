@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from snnpipe.errors import TraceError
+from snnpipe.frontend.quantised import settle
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -49,7 +50,9 @@ def shadow(model: nn.Module, *, share: bool = False) -> nn.Module:
             f"trace: lazy parameters have no shape yet: {', '.join(lazy)}. Run the model once: model(example)"
         )
     with torch.no_grad():
-        return _Copier(share).module(model)
+        copy = _Copier(share).module(model)
+        settle(copy)
+    return copy
 
 
 class _Copier:

@@ -8,58 +8,18 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snnpipe.graph import Node, Param, Ref
+from snnpipe.frontend.quantised import QUANTISED
+from snnpipe.frontend.seen import Adapt, Operands, Seen, Spelling, is_zero, number
 from snnpipe.ops.functions import events_of
 from snnpipe.ops.signature import Signature
 from snnpipe.ops.table import OPS, TABLE, UNARY
-
-
-class Seen(Protocol):
-    """What an ``adapt`` function may look at and use while a graph is being lowered."""
-
-    def node(self, operand: Any) -> Node | None:
-        """The node behind an operand."""
-
-    def tensor(self, operand: Any) -> Tensor | None:
-        """The parameter or constant tensor behind an operand."""
-
-    def emit(self, op: str, **operands: Any) -> Ref:
-        """Add a helper node."""
-
-
-Operands = dict[str, Any]
-Adapt = Callable[[Operands, Seen], tuple[str, Operands] | None]
-
-
-@attrs.frozen
-class Spelling:
-    """One way to write an op: how its arguments are called, and what they decide."""
-
-    op: str
-    signature: Signature
-    adapt: Adapt | None = None
-
-
-def is_zero(operand: Any, seen: Seen) -> bool:
-    """Whether an operand is known to be zero: a literal, a fresh tensor of zeros, a constant zero tensor."""
-    if isinstance(operand, int | float) and not isinstance(operand, bool):
-        return operand == 0
-    if isinstance(operand, Param):
-        tensor = seen.tensor(operand)
-        return tensor is not None and not isinstance(tensor, torch.nn.Parameter) and not bool(tensor.any())
-    node = seen.node(operand)
-    if node is None:
-        return False
-    made = node.op in ("zeros_like", "new_zeros") or (node.op == "call" and node["target"] is torch.zeros)
-    return made or (node.op in ("full_like", "new_full") and is_zero(node.get("fill_value"), seen))
 
 
 def _clamp(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
@@ -226,6 +186,21 @@ def _filled(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
     return "filled_like", {"input": operands["input"], "value": operands.get("value", 0.0)}
 
 
+def _fake_quantize(*, trained: bool) -> Adapt:
+    """Its zero point becomes a number if it is one; torch rounds and clips one that is trained."""
+
+    def adapt(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
+        operands.pop("grad_factor", None)
+        value = number(operands["zero_point"], seen)
+        if trained and value is not None:
+            value = min(max(round(value), operands["quant_min"]), operands["quant_max"])
+        if value is None or value != round(value):
+            return None if trained else ("", operands)
+        return "", operands | {"zero_point": round(value)}
+
+    return adapt
+
+
 _IN = "input inplace=False"
 _TWO = "input other"
 _POOL_F = "input kernel_size stride=None padding=0 dilation=1 ceil_mode=False return_indices=False"
@@ -274,6 +249,16 @@ SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
     ("einsum", (torch.einsum,), "equation *operands", _einsum),
     ("scaled_dot_product_attention", (F.scaled_dot_product_attention,), "query key value attn_mask=None dropout_p=0.0"
      " is_causal=False * scale=None enable_gqa=False", _attention),
+    ("fake_quantize", (QUANTISED,), "input scale zero_point quant_min quant_max axis=None",
+     _fake_quantize(trained=False)),
+    ("fake_quantize", (torch.fake_quantize_per_tensor_affine,), "input scale zero_point quant_min quant_max",
+     _fake_quantize(trained=False)),
+    ("fake_quantize", (torch.fake_quantize_per_channel_affine,), "input scale zero_point axis quant_min quant_max",
+     _fake_quantize(trained=False)),
+    ("fake_quantize", (torch._fake_quantize_learnable_per_tensor_affine,),
+     "input scale zero_point quant_min quant_max grad_factor=1.0", _fake_quantize(trained=True)),
+    ("fake_quantize", (torch._fake_quantize_learnable_per_channel_affine,),
+     "input scale zero_point axis quant_min quant_max grad_factor=1.0", _fake_quantize(trained=True)),
     ("pow", (operator.pow,), "a b", None),
     ("pow", (torch.pow, "pow", "__pow__"), "input exponent", _binary("pow", "exponent")),
     ("group_norm", (torch.group_norm,), "input num_groups weight=None bias=None eps=1e-05 cudnn_enabled=True",

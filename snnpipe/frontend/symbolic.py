@@ -27,6 +27,9 @@ from snnpipe.frontend.lowering import Lowered, lower
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
 _PACKAGE = str(Path(__file__).parents[1])
+_OPS = str(Path(_PACKAGE, "ops"))
+#: Where modules live that stand for one operator: its node is called as the module is.
+LIBRARIES = ("torch.", "snnpipe.ops.", "snnpipe.frontend.")
 #: Both front ends patch torch while they run.
 ONE_AT_A_TIME = threading.RLock()
 
@@ -244,7 +247,7 @@ def _accept(x: Any) -> None:
 
 
 def _is_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.")
+    return type(module).__module__.startswith(LIBRARIES)
 
 
 def is_users_file(name: str) -> bool:
@@ -259,7 +262,7 @@ def _user_line() -> str:
         name = frame.f_code.co_filename
         if frame.f_code.co_name == "symbolic" and name.startswith(_HERE):
             return ""
-        if not name.startswith((_TORCH, _HERE)) and not name.startswith("<"):
+        if not name.startswith((_TORCH, _HERE, _OPS, "<")):
             return f"{name}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return ""

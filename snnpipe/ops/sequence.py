@@ -171,6 +171,11 @@ def aligned(op: Op, operands: Operands, timed: frozenset[str]) -> Any:
     return operands | {name: fitted(tensors[name]) for name in timed}, None
 
 
+def along_axis(op: Op, operands: Operands, timed: frozenset[str]) -> Any:
+    """Elementwise ops whose parameters lie along an ``axis``; it moves by one if counted from the front."""
+    return (operands | {"axis": _next_axis(operands.get("axis"))}, None) if timed == {"input"} else None
+
+
 def products(op: Op, operands: Operands, timed: frozenset[str]) -> Any:
     """matmul: as ``aligned``, for matrices."""
     ranks = [value.ndim - (name in timed) for name, value in operands.items()]
@@ -309,6 +314,7 @@ def _ways() -> dict[str, Way]:
     table: tuple[tuple[Way, str], ...] = (
         (as_it_is, "identity contiguous clone detach to neg"),
         (aligned, "add sub mul div pow clamp where masked_fill " + " ".join(UNARY)),
+        (along_axis, "qcfs fake_quantize"),
         (folded(3), "conv1d conv_transpose1d max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d fold"),
         (folded(4), "conv2d conv_transpose2d max_pool2d avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d unfold"),
         (folded(5), "conv3d conv_transpose3d max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d"),

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Ref
+from snnpipe.kernels import quantiser
 from snnpipe.ops import functions
 from snnpipe.ops.signature import Signature
 
@@ -185,6 +186,8 @@ TABLE: tuple[Op, ...] = (
     row("rms_norm", F.rms_norm, "input normalized_shape weight=None eps=None"),
     row("group_norm", F.group_norm, "input num_groups weight=None bias=None eps=1e-05"),
     row("clamp", torch.clamp, "input min=None max=None"),
+    row("qcfs", torch.ops.snnpipe.qcfs.default, "input theta levels axis=None"),
+    row("fake_quantize", quantiser.fake_quantize, "input scale zero_point quant_min quant_max axis=None"),
     row("max_pool1d", torch.max_pool1d, _MAX_POOL),
     row("max_pool2d", torch.max_pool2d, _MAX_POOL),
     row("max_pool3d", torch.max_pool3d, _MAX_POOL),
