@@ -26,6 +26,7 @@ from snnpipe import (
 )
 from snnpipe.frozen import FrozenMap, leaves, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, redirecting
+from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n, st_bif
 
 HEADS = ("none", "classes", "softmax", "dict", "tuple")
 LINEAR = tuple(name for name, kind in BLOCKS.items() if kind.linear)
@@ -130,14 +131,48 @@ def event_sequences(draw: Any, like: Tensor, code: Code, *, max_steps: int = 5, 
     return (drawn * scale.reshape(-1, *[1] * like.ndim)).to(like.dtype)
 
 
+START = st.sampled_from([0.0, 0.25, 0.5])
+FEW = st.integers(1, 4)
+
+#: Every neuron with a codebook, by name, its sizes drawn; smallest events divide theta by powers of two.
+CODEBOOKS: dict[str, st.SearchStrategy[Neuron]] = {
+    "if": st.builds(lambda v: integrate_and_fire(v_init=v), START),
+    "snm": st.builds(lambda v: signed_memory(v_init=v), START),
+    "burst": st.builds(lambda n, v, b: burst(cap=n, two_sided=b, v_init=v), FEW, START, st.booleans()),
+    "group": st.builds(lambda n, v: group(m=2**n, v_init=v), st.integers(0, 3), START),
+    "one_of_n": st.builds(lambda n, v: one_of_n(n=n, v_init=v), FEW, st.sampled_from([0.0, 0.25])),
+    "cascade": st.builds(lambda n, v, b: cascade(n=n, two_sided=b, v_init=v), FEW, START, st.booleans()),
+    "st_bif": st.builds(lambda n, v: st_bif(levels=2**n, v_init=v), FEW, START),
+    "graded": st.builds(lambda n, p, v: graded(levels=n, parts=p, v_init=v), st.sampled_from([None, 1, 7]),
+                        st.sampled_from([1, 8]), START),
+}  # fmt: skip
+
+
+def soft(*, two_sided: bool = False) -> st.SearchStrategy[Neuron]:
+    """Any neuron with a codebook and soft reset; the two-sided ones if asked for."""
+    drawn = st.one_of(*CODEBOOKS.values())
+    return drawn.filter(lambda neuron: neuron.two_sided) if two_sided else drawn
+
+
 def neurons() -> st.SearchStrategy[Neuron]:
-    start = st.sampled_from([0.0, 0.25, 0.5])
+    """Any neuron of the library."""
     return st.one_of(
-        st.builds(lambda v: integrate_and_fire(v_init=v), start),
-        st.builds(lambda v, r: integrate_and_fire(v_init=v, v_reset=r), start, st.sampled_from([0.0, 0.25])),
-        st.builds(lambda v: leaky_integrate_and_fire(tau=4.0, v_init=v), start),
-        st.builds(lambda v: signed_memory(v_init=v), start),
+        soft(),
+        st.builds(lambda v, r: integrate_and_fire(v_init=v, v_reset=r), START, st.sampled_from([0.0, 0.25])),
+        st.builds(lambda v: leaky_integrate_and_fire(tau=4.0, v_init=v), START),
     )
+
+
+def run(neuron: Neuron, currents: Tensor, theta: Tensor, code: Code, **facts: Any) -> tuple[Tensor, Tensor]:
+    """Events and potentials of a neuron over (T, ...) currents; ``facts``: what it is told of its site."""
+    options = {**neuron.options, **facts}
+    state = neuron.init(theta, **options)
+    out, potentials = [], []
+    for t, z in enumerate(currents, 1):
+        state, s = neuron.step(state, z, theta, code.clock(t), **options)
+        out.append(s)
+        potentials.append(state[0] if isinstance(state, tuple) else state)
+    return torch.stack(out), torch.stack(potentials).expand_as(torch.stack(out))
 
 
 def _exact_step(state: Any, z: Tensor, theta: Tensor, clock: Clock, *, f: Any, **_: Any) -> Any:

@@ -110,7 +110,8 @@ def _as_module(node: Node, params: Mapping[str, Tensor]) -> nn.Module:
     if node.op == "call":
         return OpaqueModule(node["target"])
     key = node["threshold"].key
-    return SpikingNeuron(node["neuron"], params[key], node["axis"], node["origin"], key)
+    facts = {fact: node[fact] for fact in ("signed", "cap") if fact in node.operands}
+    return SpikingNeuron(node["neuron"], params[key], node["axis"], node["origin"], key, **facts)
 
 
 def _is_opaque(node: Node) -> bool:

@@ -1,5 +1,7 @@
 """The report's words, and spikes counted against brute force."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -23,6 +25,8 @@ from snnpipe import (
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
 from snnpipe.analysis.report import report
 from snnpipe.errors import InputError
+from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n
+from snnpipe.kernels.statistic import fitted
 
 
 def plain_net():
@@ -59,15 +63,20 @@ def converted(net, x, **options):
     return pipe(model_of(net), trace, fuse, calibrate([x]), replace(**options), to_snn)
 
 
-def counted_by_hooks(snn, *inputs, **options):
-    """Brute force: watch the neuron modules themselves and count one by one."""
+def spikes_of(level):
+    return int(level != 0)
+
+
+def counted_by_hooks(snn, *inputs, count=spikes_of, **options):
+    """Brute force: watch the neuron modules themselves and count one by one, in whole smallest events."""
     found = {name: [] for name in snn.neurons()}
-    handles = [
-        module.register_forward_hook(
-            lambda _m, _i, out, name=name: found[name].append(sum(e != 0 for e in out[0].flatten().tolist()))
-        )
-        for name, module in snn.neurons().items()
-    ]
+
+    def watch(module, _inputs, out, name):
+        theta = fitted(module.threshold, out[0].shape, module.axis)
+        levels = (out[0] / module.neuron.options["codebook"].smallest(theta)).flatten().tolist()
+        found[name].append(sum(count(round(level)) for level in levels))
+
+    handles = [module.register_forward_hook(partial(watch, name=name)) for name, module in snn.neurons().items()]
     snn(*inputs, **options)
     for handle in handles:
         handle.remove()
@@ -82,6 +91,33 @@ def test_spike_counts_equal_brute_force(net, neuron, x):
     assert {name: count.per_step.tolist() for name, count in counts.items()} == counted_by_hooks(snn, x, T=9)
     assert sum(int(count.per_step.sum()) for count in counts.values()) > 0
     assert all(int(count.per_step.max()) <= count.size for count in counts.values())
+
+
+@pytest.mark.parametrize(
+    ("neuron", "wires", "count"),
+    [
+        (burst(cap=4), 1, abs), (burst(cap=4, two_sided=True), 1, abs), (group(m=4), 4, abs),
+        (cascade(n=4), 4, lambda q: bin(abs(q)).count("1")), (one_of_n(n=4), 4, spikes_of),
+        (graded(parts=8), 1, spikes_of),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_spikes_are_counted_on_every_wire(neuron, wires, count, x):
+    snn = converted(plain_net, x, neuron=neuron)
+    counts = spike_counts(snn, x, T=5)
+    assert {name: c.per_step.tolist() for name, c in counts.items()} == counted_by_hooks(snn, x, count=count, T=5)
+    assert [c.wires for c in counts.values()] == [wires, wires]
+    assert [c.size for c in counts.values()] == [5 * 3 * 6 * 6, 5 * 3 * 3 * 3]
+    if count is not spikes_of:  # somewhere an event was more than one spike
+        assert counted_by_hooks(snn, x, T=5) != counted_by_hooks(snn, x, count=count, T=5)
+
+
+def test_units_are_labelled_with_their_wires(x):
+    labels = {cascade(n=4): "multi-level (4 wires)", burst(): "multi-level (1 wire)", graded(): "graded",
+              signed_memory(): "signed", integrate_and_fire(): "binary"}  # fmt: skip
+    for neuron, label in labels.items():
+        assert f"{neuron}, {label}, theta" in repr(converted(plain_net, x, neuron=neuron))
+    assert "not fully spiking" in repr(converted(plain_net, x, neuron=graded()))
 
 
 def test_spike_counts_of_an_event_sequence(x):

@@ -28,20 +28,23 @@ class SpikeCount:
     """The events of one layer of neurons.
 
     Attributes:
-        per_step: (T,) whole numbers: how many events of step 1, 2, ... were not zero, over all neurons and samples.
-        size: number of neurons times number of samples: the most events there can be in a step.
+        per_step: (T,) whole numbers: the spikes of step 1, 2, ... on all wires of all neurons, over all samples.
+        size: number of neurons times number of samples.
+        wires: the lines an event travels on; a neuron sends at most this many spikes in a step, unless it bursts.
     """
 
     per_step: Tensor
     size: int
+    wires: int = 1
 
 
 def spike_counts(
     snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONSTANT, **named: Any
 ) -> dict[str, SpikeCount]:
-    """Count the nonzero events of every layer of neurons in ``snn(*inputs, T=T)``; the network is unchanged.
+    """Count the spikes of every layer of neurons in ``snn(*inputs, T=T)``; the network is unchanged.
 
-    A spike of either sign counts once, and so does an event of any level.
+    Spikes are counted wire by wire: a spike of either sign counts once, a burst of k spikes k times, an event sent in
+    binary digits as often as it has ones.  An event that carries a number (graded) counts once.
 
     Args:
         snn: a converted network.
@@ -65,14 +68,15 @@ def spike_counts(
     """
     counts: dict[str, list[Tensor]] = {}
     sizes: dict[str, int] = {}
+    wires: dict[str, int] = {}
 
     def counting(node: Node) -> Node:
         name, neuron = neuron_path(node), node["neuron"]
-        counts[name] = []
+        counts[name], wires[name] = [], neuron.wires
 
         def step(state: Any, z: Tensor, theta: Tensor, clock: Any, **options: Any) -> tuple[Any, Tensor]:
             state, events = neuron.step(state, z, theta, clock, **options)
-            counts[name].append(events.count_nonzero())
+            counts[name].append(neuron.spikes(events, theta, **options).sum())
             sizes[name] = events.numel()
             return state, events
 
@@ -81,7 +85,7 @@ def spike_counts(
     graph = Graph(tuple(counting(node) if node.op == "encode" else node for node in snn.graph), snn.graph.output)
     with torch.no_grad():
         SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, **named)
-    return {name: SpikeCount(torch.stack(count).cpu(), sizes[name]) for name, count in counts.items()}
+    return {name: SpikeCount(torch.stack(count).cpu(), sizes[name], wires[name]) for name, count in counts.items()}
 
 
 def spikes_per_neuron(counts: Mapping[str, SpikeCount]) -> Tensor:

@@ -1,18 +1,14 @@
 r"""Spiking neurons: what turns an input current into events.
 
-A neuron is a pair of pure functions and a label.  Its membrane potential is kept in units of events, so that
-one recursion serves every code (``gain`` = 1 for RATE and TD, see ``codes.Clock``):
+A neuron is a pair of pure functions and some labels.  Nearly all are the greedy encoder (``kernels.encoder``) with a
+codebook (``kernels.codebook``); those with more than one level are in ``kernels.multilevel``.
 
-.. math:: m_t = v_0 + \text{gain}_t\,(v_{t-1} - v_0) + z_t, \qquad v_t = m_t - s_t .
-
-So :math:`v_t - v_0 = (Z_t - Y_t) / a_t` at every step: what the decoded output Y still lacks of the decoded input Z,
-in events.  The initial potential only shifts the comparison with the threshold; it is never amplified.
-
-Knows tensors and the clock; nothing of graphs.
+Knows what a neuron is; nothing of graphs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +16,24 @@ import attrs
 import torch
 from torch import Tensor
 
-from snnpipe.codes import Clock
+from snnpipe.codes import Clock, Code
+from snnpipe.errors import StageError
 from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.kernels.codebook import BINARY, SIGNED, Codebook
+from snnpipe.kernels.encoder import TWO_SIDED, encode, encode_init, wire_spikes
 
 #: What one event of a unit can be: {0, theta}; {-theta, 0, theta}; one of finitely many levels; any float.
 UNITS = ("binary", "signed", "multi-level", "graded")
+
+
+def nonzero(events: Tensor, theta: Tensor, **options: Any) -> Tensor:
+    """One spike for each event that is not zero."""
+    return (events != 0).to(torch.int64)
+
+
+def any_code(code: Code) -> str:
+    """No objection."""
+    return ""
 
 
 @attrs.frozen
@@ -39,6 +48,15 @@ class Neuron:
             have the ANN activation's shape (B, ...) and its units.
         unit: one of ``UNITS``, what a report calls the events.
         options: keyword arguments handed to both functions.
+        wires: the lines its events travel on in parallel.
+        alphabet: its events in words, in terms of theta.
+        state: floats of state per neuron that stands for a ReLU.
+        spikes: ``spikes(events, theta, **options) -> counts``, how many spikes each event is on its wires.
+        two_sided: whether it may stand for a value of either sign; there, both functions get ``signed=True`` too.
+            Elsewhere it stands for a ReLU and its decoded output must not be negative.
+        caps: whether both functions take ``cap=6.0``, the largest value the decoded output may have, where it stands
+            for a ReLU6.
+        objection: ``objection(code) -> str``, why it is of no use under a code, ``""`` if it is.
     """
 
     name: str
@@ -46,61 +64,69 @@ class Neuron:
     step: Callable[..., tuple[Any, Tensor]]
     unit: str = attrs.field(default="binary", validator=attrs.validators.in_(UNITS))
     options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
+    wires: int = 1
+    alphabet: str = ""
+    state: int = 1
+    spikes: Callable[..., Tensor] = nonzero
+    two_sided: bool = False
+    caps: bool = False
+    objection: Callable[[Code], str] = any_code
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{key}={value}' for key, value in self.options.items())})"
+        shown: dict[str, Any] = {}
+        for key, value in self.options.items():
+            shown |= value.options if isinstance(value, Codebook) else {key: value}
+        return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
 
 
-def initial_potential(theta: Tensor, *, v_init: float, **_: Any) -> Tensor:
-    """``v_0 = v_init * theta``; 1/2 minimises the expected quantisation error (Bu et al. 2022, "Optimized
-    potential initialization", AAAI)."""
-    return v_init * theta
+def check_code(neuron: Neuron, code: Code) -> None:
+    """Refuse a neuron under a code that makes it meaningless.
 
-
-def if_step(
-    v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, v_init: float, v_reset: float | None
-) -> tuple[Tensor, Tensor]:
-    """Integrate and fire: ``m = v_0 + gain (v - v_0) + z; s = theta [m >= theta]``; soft reset ``v = m - s``.
-
-    With ``v_reset`` a number (in units of theta) the reset is hard: ``v = v_reset theta`` after a spike.
-
-    >>> from snnpipe.codes import RATE
-    >>> one = torch.ones(())
-    >>> if_step(0.5 * one, 0.75 * one, one, RATE.clock(1), v_init=0.5, v_reset=None)
-    (tensor(0.2500), tensor(1.))
+    Raises:
+        StageError: with the reason, and what to write instead.
     """
-    m = _charged(v, z, v_init * theta, clock)
-    fired = m >= theta
-    s = fired * theta
-    return (m - s if v_reset is None else torch.where(fired, v_reset * theta, m)), s
+    reason = neuron.objection(code)
+    if reason:
+        raise StageError(f"{neuron} cannot run under {code}: {reason}")
 
 
-def lif_step(
-    v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, tau: float, v_init: float, v_reset: float | None
-) -> tuple[Tensor, Tensor]:
-    """Leaky integrate and fire: the potential decays by ``1 - 1/tau`` each step, then as ``if_step``."""
-    return if_step((1.0 - 1.0 / tau) * v, z, theta, clock, v_init=v_init, v_reset=v_reset)
+def check_signed(neuron: Neuron) -> None:
+    """Refuse a neuron whose events have one sign where the value has both.
 
-
-def signed_init(theta: Tensor, *, v_init: float) -> tuple[Tensor, Tensor]:
-    """Potential and spike memory: ``(v_init theta, 0)``."""
-    return v_init * theta, torch.zeros_like(theta)
-
-
-def signed_step(
-    state: tuple[Tensor, Tensor], z: Tensor, theta: Tensor, clock: Clock, *, v_init: float
-) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Signed neuron with memory: a spike too many is taken back, never more than were sent.
-
-    ``m = v_0 + gain (v - v_0) + z``; ``s = theta`` if ``m >= theta``; ``s = -theta`` if ``m < 0`` and the memory
-    (events sent so far, in units of theta) is at least 1; soft reset ``v = m - s``.
+    Raises:
+        StageError: with what to write instead.
     """
-    v, memory = state
-    m = _charged(v, z, v_init * theta, clock)
-    memory = memory if clock.gain == 1.0 else clock.gain * memory
-    sign = (m >= theta).to(m.dtype) - ((m < 0) & (memory >= 1)).to(m.dtype)
-    s = sign * theta
-    return (m - s, memory + sign), s
+    if not neuron.two_sided:
+        raise StageError(f"{neuron} says nothing below zero, but the value has both signs; {TWO_SIDED}")
+
+
+def encoder(codebook: Codebook, *, v_init: float = 0.5) -> Neuron:
+    """The neuron of a codebook: greedy, with soft reset.
+
+    At a site that stands for a ReLU it takes back what it sent, never more; where ``signed`` is asked for, events of
+    either sign come as they are needed.
+
+    Args:
+        codebook: what its events can be.
+        v_init: initial potential in smallest events; 1/2 makes ``whole`` levels round to the nearest.
+
+    >>> from snnpipe.kernels.levels import whole
+    >>> print(encoder(Codebook("three", whole, "multi-level", 0, 3), v_init=0.0))
+    three(v_init=0.0)
+    """
+    return Neuron(
+        codebook.name,
+        encode_init,
+        encode,
+        codebook.unit,
+        FrozenMap(codebook=codebook, v_init=v_init),
+        wires=codebook.wires,
+        alphabet=codebook.alphabet,
+        state=1 + codebook.remembers(False),
+        spikes=wire_spikes,
+        two_sided=codebook.two_sided,
+        caps=True,
+    )
 
 
 def integrate_and_fire(*, v_init: float = 0.5, v_reset: float | None = None) -> Neuron:
@@ -119,7 +145,14 @@ def integrate_and_fire(*, v_init: float = 0.5, v_reset: float | None = None) -> 
     >>> print(integrate_and_fire())
     if(v_init=0.5, v_reset=None)
     """
-    return Neuron("if", initial_potential, if_step, "binary", FrozenMap(v_init=v_init, v_reset=v_reset))
+    made = encoder(BINARY, v_init=v_init)
+    made = attrs.evolve(made, options=made.options | {"v_reset": v_reset})
+    return made if v_reset is None else attrs.evolve(made, caps=False, objection=_forgets)
+
+
+def lif_step(v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, tau: float, **options: Any) -> tuple[Any, Tensor]:
+    """Leaky integrate and fire: the potential decays by ``1 - 1/tau`` each step, then as ``encode``."""
+    return encode((1.0 - 1.0 / tau) * v, z, theta, clock, **options)
 
 
 def leaky_integrate_and_fire(*, tau: float, v_init: float = 0.5, v_reset: float | None = None) -> Neuron:
@@ -130,7 +163,9 @@ def leaky_integrate_and_fire(*, tau: float, v_init: float = 0.5, v_reset: float 
     """
     if not tau > 1:
         raise ValueError(f"leaky_integrate_and_fire: tau must be greater than 1 step, got {tau!r}")
-    return Neuron("lif", initial_potential, lif_step, "binary", FrozenMap(tau=tau, v_init=v_init, v_reset=v_reset))
+    made = integrate_and_fire(v_init=v_init, v_reset=v_reset)
+    options: FrozenMap[str, Any] = FrozenMap({"tau": tau, **made.options})
+    return attrs.evolve(made, name="lif", step=lif_step, options=options, caps=False, objection=_forgets)
 
 
 def signed_memory(*, v_init: float = 0.5) -> Neuron:
@@ -141,8 +176,15 @@ def signed_memory(*, v_init: float = 0.5) -> Neuron:
     Reference: Wang et al. 2022, "Signed neuron with memory: towards simple, accurate and high-efficient ANN-SNN
     conversion", IJCAI.
     """
-    return Neuron("snm", signed_init, signed_step, "signed", FrozenMap(v_init=v_init))
+    return encoder(SIGNED, v_init=v_init)
 
 
-def _charged(v: Tensor, z: Tensor, v_0: Tensor, clock: Clock) -> Tensor:
-    return v + z if clock.gain == 1.0 else v_0 + clock.gain * (v - v_0) + z
+def _forgets(code: Code) -> str:
+    """A potential that leaks or is reset is no longer what the decoded output lacks."""
+    clocks = [code.clock(t) for t in range(1, 9)]
+    if all(math.isclose(clock.kappa, 1.0) and math.isclose(clock.gain, 1.0) for clock in clocks):
+        return ""
+    return (
+        "it forgets charge, which under this code is presented once and not again, so its output would not follow the "
+        "input at any T; use td_rewrite(code=RATE), or a neuron that keeps its charge: integrate_and_fire()"
+    )

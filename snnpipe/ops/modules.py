@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snnpipe.codes import RATE, Clock
 from snnpipe.errors import ThresholdError
-from snnpipe.kernels.neuron import Neuron
+from snnpipe.kernels.neuron import Neuron, check_signed
 from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.functions import Opaque
 
@@ -26,13 +26,20 @@ class SpikingNeuron(nn.Module):
         axis: the channel axis.
         origin: the ANN operator it stands for, as people know it.
         key: where the threshold lies in the state's parameters.
+        **facts: what the neuron is told of its site: ``signed=True`` where it stands for a value of either sign and
+            not for a ReLU, ``cap=6.0`` where it stands for a ReLU6.
     """
 
     threshold: Tensor
 
-    def __init__(self, neuron: Neuron, threshold: Tensor, axis: int | None, origin: str, key: str) -> None:
+    def __init__(
+        self, neuron: Neuron, threshold: Tensor, axis: int | None, origin: str, key: str, **facts: Any
+    ) -> None:
         super().__init__()
-        self.neuron, self.axis, self.origin, self.key = neuron, axis, origin, key
+        if facts.get("signed", False):
+            check_signed(neuron)
+        self.neuron, self.axis, self.origin, self.key, self.facts = neuron, axis, origin, key, facts
+        self.options = {**neuron.options, **facts}
         self.register_buffer("threshold", threshold)
 
     def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
@@ -45,13 +52,15 @@ class SpikingNeuron(nn.Module):
                 "or, per neuron, for another size of input?"
             )
         if state is None:
-            state = self.neuron.init(theta, **self.neuron.options)
-        state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **self.neuron.options)
+            state = self.neuron.init(theta, **self.options)
+        state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **self.options)
         return events, state
 
     def extra_repr(self) -> str:
         low, high = self.threshold.min().item(), self.threshold.max().item()
-        return f"{self.neuron}, {self.neuron.unit}, theta {low:.3g}..{high:.3g}, from {self.origin}"
+        wires = f" ({self.neuron.wires} wire{'s' * (self.neuron.wires > 1)})" * (self.neuron.unit == "multi-level")
+        sides = ", two-sided" * self.facts.get("signed", False)
+        return f"{self.neuron}, {self.neuron.unit}{wires}{sides}, theta {low:.3g}..{high:.3g}, from {self.origin}"
 
 
 class OpaqueModule(nn.Module):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 from torch import Tensor
 
-from snnpipe.errors import ThresholdWarning
+from snnpipe.codes import Code
+from snnpipe.errors import Problem, StageError, ThresholdWarning, listing
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref
+from snnpipe.kernels.encoder import TWO_SIDED
 from snnpipe.kernels.neuron import Neuron, integrate_and_fire
 from snnpipe.kernels.threshold import Threshold, as_threshold
 from snnpipe.stage import stage
@@ -31,7 +35,8 @@ def replace(
     """Let a neuron stand for the activation at every site; the input is unchanged.
 
     Args:
-        neuron: ``integrate_and_fire()``, ``signed_memory()``, ``leaky_integrate_and_fire(tau=...)`` or one's own.
+        neuron: ``integrate_and_fire()``, ``signed_memory()``, ``cascade(n=4)``, ``one_of_n(n=4)``, ``burst(cap=5)``,
+            ``group(m=4)``, ``st_bif(levels=15)``, ``graded()``, ``leaky_integrate_and_fire(tau=...)`` or one's own.
         threshold: a rule for the statistics at hand (``percentile(99.5)`` needs no new data when a histogram was
             measured), or a function ``(site, summary) -> Tensor``; by default the rule calibration was made for.
             Capped sites (ReLU6) take their cap unless a function says otherwise.
@@ -39,7 +44,8 @@ def replace(
 
     Raises:
         ThresholdError: a rule gave a threshold that is not positive and finite, or needs another statistic.
-        StageError: nothing was measured at a site that needs it.
+        StageError: nothing was measured at a site that needs it, or the value of a site has both signs and the events
+            of its neuron have one.
 
     Warns:
         ThresholdWarning: a channel never fired.  It takes the largest threshold of its site; where no channel of a
@@ -53,12 +59,16 @@ def replace(
     events: list[Event] = []
     counts: dict[str, int] = {}
     quiet: list[str] = []
+    one_sided: list[Problem] = []
     for name, site in state.sites.items():
         found = site_threshold(site, state, rule, chosen)
         theta, silent = found.theta, found.silent
         quiet += [f"{site.name} ({silent} of {theta.numel()} channels)"] * bool(silent)
         unit = next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron)
         node = state.graph[name]
+        if site.signed and not unit.two_sided:
+            reason = f"its value has both signs, {unit} says nothing below zero"
+            one_sided.append(Problem(node.name, site.name, node.where, reason))
         stem = f"{site.name}__{unit.name}"
         counts[stem] = counts.get(stem, -1) + 1
         key = _free_key(f"{stem}{counts[stem]}", state)
@@ -68,10 +78,18 @@ def replace(
             node,
             op="encode",
             operands=FrozenMap(
-                input=Ref(site.input), threshold=Param(f"{key}.threshold"), neuron=unit, axis=axis, origin=_origin(node)
+                input=Ref(site.input),
+                threshold=Param(f"{key}.threshold"),
+                neuron=unit,
+                axis=axis,
+                origin=_origin(node),
+                **_facts(site, unit),
             ),
         )
         events.append(Event("replace", key, f"{unit.unit} neuron", f"{unit}, theta from {found.source}"))
+    if one_sided:
+        one_sided[-1] = attrs.evolve(one_sided[-1], fix=f"{TWO_SIDED}; for such sites alone: replace(rules=...)")
+        raise StageError(listing("replace: these sites need neurons with events of both signs", one_sided))
     if quiet:
         warnings.warn(
             f"never fired during calibration: {', '.join(quiet)}. Such a channel takes the largest threshold of its "
@@ -80,6 +98,39 @@ def replace(
         )  # fmt: skip
     graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
     return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
+
+
+def settle(graph: Graph, params: Mapping[str, Tensor], code: Code) -> Graph:
+    """Hold the neurons of a graph against the code it is to run under; the input is unchanged.
+
+    A neuron at a ReLU6 counts what it sent, so as not to decode to more than the cap.  Where the decoded output is an
+    average of events that are no larger than the cap, it need not.
+
+    Raises:
+        StageError: a code makes neurons meaningless; all of them are listed.
+    """
+    neurons = [node for node in graph if node.op == "encode"]
+    objections = [(node, node["neuron"].objection(code)) for node in neurons]
+    problems = [Problem(n.name, n.path, n.where, f"{n['neuron']}: {reason}") for n, reason in objections if reason]
+    if problems:
+        raise StageError(listing(f"these neurons cannot run under {code}", problems))
+    average = all(code.clock(t).kappa >= 1.0 for t in range(1, 17))  # alpha + a <= 1
+    needless = [n for n in neurons if "cap" in n.operands and average and _largest(n, params) <= n["cap"]]
+    if not needless:
+        return graph
+    spared = {n.name: attrs.evolve(n, operands=n.operands.only(n.operands.keys() - {"cap"})) for n in needless}
+    return Graph(tuple(spared.get(node.name, node) for node in graph), graph.output)
+
+
+def _largest(node: Node, params: Mapping[str, Tensor]) -> float:
+    """The largest event of a neuron; unknown, so unlimited, for one that is not made of a codebook."""
+    codebook = node["neuron"].options.get("codebook")
+    return math.inf if codebook is None else params[node["threshold"].key].max().item() * float(codebook.top)
+
+
+def _facts(site: Site, neuron: Neuron) -> dict[str, Any]:
+    signed = {"signed": True} if site.signed else {}
+    return signed | ({"cap": site.cap} if site.cap is not None and neuron.caps else {})
 
 
 def _free_key(key: str, state: ConversionState) -> str:
