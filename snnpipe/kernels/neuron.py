@@ -133,7 +133,8 @@ def integrate_and_fire(*, v_init: float = 0.5, v_reset: float | None = None) -> 
     """The IF neuron; binary events.
 
     Under RATE with a constant current z, soft reset and ``v_init = 0``, the spike count after T steps is
-    ``clip(floor(z T / theta), 0, T)``.
+    ``clip(floor(z T / theta), 0, T)``.  It takes nothing back: under a code that adds up (TD, DIFFERENTIAL, geometric)
+    what it said too early stays said, and a two-sided neuron does better.
 
     Args:
         v_init: initial potential in units of the threshold.
