@@ -176,7 +176,7 @@ def read(tokenizer: Any) -> Data:
 
 def with_wires(state: ConversionState) -> ConversionState:
     """With an encoder in front of every product that passes its events on."""
-    wire = Neuron("wire", lambda theta, **_: theta, lambda v, z, theta, clock, **_: (v, z), unit="graded")
+    wire = Neuron("wire", lambda theta, **_: theta, lambda v, z, *_, **__: (v, z), unit="graded", two_sided=True)
     return pipe(state, instrument(rules=TRANSFORMER_RULES), replace(neuron=wire, threshold=fixed(1.0)))
 
 
