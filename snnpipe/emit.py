@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from snnpipe.frozen import map_leaves, thaw
-from snnpipe.graph import Graph, Node, Param, Ref
+from snnpipe.graph import Graph, Node, Param, Ref, param_keys
 from snnpipe.ops.functions import Opaque, events_of
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, assign
 from snnpipe.ops.table import OPS
@@ -81,7 +81,7 @@ def module_tree(graph: Graph, params: Mapping[str, Tensor]) -> nn.Module:
     modules |= {opaque_path(node): node for node in graph if _is_opaque(node)}
     for path, node in modules.items():
         assign(root, path, _as_module(node, params))
-    owned = {node["threshold"].key for node in modules.values() if node.op == "encode"}
+    owned = {key for node in modules.values() if node.op == "encode" for key in param_keys(node.operands)}
     for key in sorted(graph.param_keys() - owned):
         assign(root, key, params[key])
     return root
@@ -111,6 +111,7 @@ def _as_module(node: Node, params: Mapping[str, Tensor]) -> nn.Module:
         return OpaqueModule(node["target"])
     key = node["threshold"].key
     facts = {fact: node[fact] for fact in ("signed", "cap") if fact in node.operands}
+    facts = {fact: params[value.key] if isinstance(value, Param) else value for fact, value in facts.items()}
     return SpikingNeuron(node["neuron"], params[key], node["axis"], node["origin"], key, **facts)
 
 

@@ -6,7 +6,7 @@ Knows the record and how to compare, digest and edit it; what stages do with it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -18,7 +18,7 @@ from snnpipe.emit import cloned, graph_module
 from snnpipe.errors import StageError, listing
 from snnpipe.frontend.lowering import lower
 from snnpipe.frozen import EMPTY, FrozenMap
-from snnpipe.graph import Graph
+from snnpipe.graph import Graph, Param
 
 
 @attrs.frozen
@@ -32,6 +32,37 @@ class Event:
 
 
 @attrs.frozen
+class Levels:
+    """The values of a quantised activation: ``k unit / parts`` for whole k = low..high, chosen by rounding.
+
+    Attributes:
+        unit: a number or a parameter, one or one for each channel: a QCFS threshold, the scale of a fake quantisation.
+        parts: how many levels a unit is worth.
+        low: the lowest level, 0 or negative.
+        high: the highest level, positive.
+    """
+
+    unit: float | Param
+    parts: int
+    low: int
+    high: int
+
+    @property
+    def top(self) -> int:
+        """The level farthest from 0."""
+        return max(self.high, -self.low)
+
+    def value(self, level: float, params: Mapping[str, Tensor]) -> Tensor:
+        """What a level is worth, (C,) or (1,), in float64."""
+        unit = params[self.unit.key] if isinstance(self.unit, Param) else torch.tensor(self.unit)
+        return unit.detach().reshape(-1).double() * level / self.parts
+
+    def __str__(self) -> str:
+        unit = f"%{self.unit.key}" if isinstance(self.unit, Param) else f"{self.unit:g}"
+        return f"levels {self.low}..{self.high} of {unit}" + f" / {self.parts}" * (self.parts > 1)
+
+
+@attrs.frozen
 class Site:
     """A value at which a neuron is to sit.
 
@@ -39,8 +70,8 @@ class Site:
         node: the activation's node.
         input: the node whose value becomes the neuron's current.
         axis: channel axis of its value (negative: counted from the end), ``None`` where it is not known.
-        cap: the largest value the activation can take (6 for ReLU6), ``None`` for a plain ReLU; a capped site needs
-            no calibration.
+        cap: the largest value the activation can take (6 for ReLU6), or its levels where it is quantised, ``None``
+            for a plain ReLU; a capped site needs no calibration.
         name: path-like name for people, unique: ``layer1.0.relu`` .
         signed: whether its values have both signs; then its statistics are those of ``|x|``, or two-sided.
     """
@@ -48,7 +79,7 @@ class Site:
     node: str
     input: str
     axis: int | None
-    cap: float | None
+    cap: float | Levels | None
     name: str
     signed: bool = False
 

@@ -8,22 +8,33 @@ import pickle
 import pytest
 import torch
 from torch import nn
-from torch.ao.quantization import (
-    FakeQuantize,
-    FusedMovingAvgObsFakeQuantize,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    PerChannelMinMaxObserver,
-    disable_fake_quant,
-    disable_observer,
-)
-from torch.ao.quantization._learnable_fake_quantize import _LearnableFakeQuantize
 from torch.library import opcheck
 
-from snnpipe import TraceError, pipe, td_rewrite, to_module, to_snn, trace
+from snnpipe import (
+    StageError,
+    ThresholdError,
+    calibrate,
+    digest,
+    fixed,
+    fuse,
+    instrument,
+    load_statistics,
+    pipe,
+    replace,
+    report,
+    save_statistics,
+    spike_counts,
+    td_rewrite,
+    to_module,
+    to_snn,
+    trace,
+)  # fmt: skip
+from snnpipe.kernels.multilevel import burst, cascade, graded
+from snnpipe.kernels.neuron import signed_memory
 from snnpipe.kernels.quantiser import qcfs
 from snnpipe.ops.quantisers import QCFS
-from tests.helpers import assert_same
+from snnpipe.stages.matching import matching_levels
+from tests.helpers import EPS, assert_converges, assert_same, bound, relative_error
 
 FRONT_ENDS = pytest.mark.parametrize("by_example", [False, True], ids=["fx", "export"])
 
@@ -94,7 +105,6 @@ def test_torch_finds_the_operator_well_made():
     ops, x = torch.ops.snnpipe, torch.randn(2, 3)
     opcheck(ops.qcfs.default, (x.clone().requires_grad_(), torch.ones(3).requires_grad_(), 4, -1))
     opcheck(ops.qcfs.default, (x, torch.tensor(2.0, dtype=torch.float64), 4))
-    opcheck(ops.fake_quantize.default, (x, torch.ones(1), torch.zeros(1, dtype=torch.int32), 0, 7, None))
 
 
 @pytest.mark.parametrize("at", [(0, None), (1, 1), (None, 0)], ids=str)
@@ -150,114 +160,158 @@ def test_qcfs_is_one_operator(by_example):
     assert_same(pickle.loads(pickle.dumps(to_module(state)))(x), model(x))
 
 
-def observed(quantiser, x, *, train=False):
-    """The quantiser behind a ReLU, its range taken from x and then left alone."""
-    model = net(nn.ReLU())
-    model.insert(2, quantiser)
-    if train:
-        quantiser.enable_static_estimate()
-    model(x)
-    quantiser.enable_param_learning() if train else model.apply(disable_observer)
-    return model.eval()
+# known thresholds: no data
 
 
-UNSIGNED = {"quant_min": 0, "quant_max": 15, "dtype": torch.quint8}
-SIGNED = {"quant_min": -8, "quant_max": 7, "dtype": torch.qint8}
-CHANNELS = {"qscheme": torch.per_channel_symmetric, "ch_axis": 1, **SIGNED}
-QUANTISERS = {
-    "plain": lambda: FakeQuantize(MinMaxObserver, **UNSIGNED),
-    "average": lambda: FakeQuantize(MovingAverageMinMaxObserver, **SIGNED),
-    "fused": lambda: FusedMovingAvgObsFakeQuantize(MovingAverageMinMaxObserver, **UNSIGNED),
-    "channels": lambda: FakeQuantize(PerChannelMinMaxObserver, **CHANNELS),
-    "trained": lambda: _LearnableFakeQuantize(MinMaxObserver, **UNSIGNED, use_grad_scaling=True),
-    "trained, symmetric": lambda: _LearnableFakeQuantize(MinMaxObserver, qscheme=torch.per_tensor_symmetric, **SIGNED),
-}
+def wide(*activations, seed=0, width=8):
+    """A net in float64 whose activations fill their range."""
+    model = net(*activations, seed=seed, width=width).double()
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0, 0.8)
+            nn.init.normal_(layer.bias, 0, 0.3)
+    return model
+
+
+def clipped(model, x):
+    """The ANN that infinitely many steps compute: activations clipped to [0, theta], not quantised."""
+    for layer in model:
+        if isinstance(layer, QCFS):
+            theta = layer.theta if layer.axis is None else layer.theta.reshape(-1, *[1] * (-layer.axis - 1))
+            x = torch.minimum(x.clamp(min=0), theta)
+        else:
+            x = layer(x)
+    return x.detach()
+
+
+def points(batch=32, width=8):
+    return torch.randn(batch, width, dtype=torch.float64)
+
+
+def mixed_thetas(levels=4, width=8):
+    return QCFS(levels, 1.0), QCFS(levels, torch.rand(width) + 0.5, axis=-1), QCFS(levels, 1.5)
+
+
+@pytest.mark.parametrize("T", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize("theta", [1.0, torch.tensor([0.5, 1.0, 2.0, 4.0])])
+def test_the_spike_count_of_a_layer_is_known(theta, T):
+    axis = -1 if isinstance(theta, torch.Tensor) else None
+    model = nn.Sequential(QCFS(4, theta, axis=axis), nn.Linear(4, 1)).double()
+    z = (torch.arange(-32, 96, dtype=torch.float64) / 16).reshape(32, 4)  # ties included
+    snn = pipe(model, trace, to_snn)
+    size = torch.as_tensor(theta, dtype=torch.float64)
+    count = torch.floor(z * T / size + 0.5).clamp(0, T)
+    assert spike_counts(snn, z, T=T)["0__if0"].per_step.sum() == count.sum()
+    plain = pipe(nn.Sequential(model[0]), trace, to_snn)
+    assert (plain(z, T=T) - count * size / T).abs().max() <= 4 * T * EPS[torch.float64] * 4.0
+    if T == 4:
+        assert torch.equal(plain(z, T=T), model[0](z))
 
 
 @FRONT_ENDS
-@pytest.mark.parametrize("name", QUANTISERS)
-def test_fake_quantisation_is_one_operator(name, by_example):
-    x = torch.randn(16, 6)
-    model = observed(QUANTISERS[name](), x, train=name.startswith("trained"))
-    before = copy.deepcopy(model.state_dict())
-    state = traced(model, x, by_example)
-    node = next(node for node in state.graph if node.op == "fake_quantize")
-    assert (node["scale"].key, node["zero_point"].__class__, node.path) == ("2.scale", int, "2")
-    assert_same(to_module(state)(x), model(x))
-    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
-    assert type(model[2]) is type(QUANTISERS[name]())
+def test_layer_after_layer_the_network_is_the_trained_one(by_example):
+    model, x = wide(*mixed_thetas()), points()
+    snn = to_snn(traced(model, x, by_example))
+    assert [n.threshold.numel() for n in snn.neurons().values()] == [1, 8, 1]
+    want = model(x)
+    assert (snn(x, T=4, schedule="layer") - want).abs().max() <= bound(torch.float64, want.abs().max().item())
+    assert relative_error(snn(x, T=3, schedule="layer"), want) > 0.01
+    assert report(snn).endswith("\nfully spiking")
 
 
-class Direct(nn.Module):
-    """torch's functions, called."""
+def test_step_by_step_the_network_converges_to_the_clipped_one():
+    model, x = wide(*mixed_thetas()), points()
+    assert_converges(pipe(model, trace, to_snn), (x,), clipped(model, x))
 
-    def __init__(self, function):
+
+@pytest.mark.parametrize("neuron", [signed_memory(), cascade(n=4), burst(cap=5), graded(parts=16)], ids=str)
+@pytest.mark.parametrize("threshold", [None, fixed(3.0), fixed(0.7)])
+def test_no_neuron_decodes_to_more_than_the_trained_threshold(neuron, threshold):
+    """Whatever its own: larger events, many of them, or a threshold of the user's."""
+    theta = torch.rand(8) + 0.5
+    model, x = nn.Sequential(QCFS(4, theta, axis=-1)).double(), 3 * points()
+    snn = pipe(model, trace, replace(neuron=neuron, threshold=threshold), to_snn)
+    cap = theta.double()
+    for T in (1, 5, 40):
+        assert (snn(x, T=T) <= cap * (1 + 4 * T * EPS[torch.float64])).all()
+    own, book = snn.neurons()[f"0__{neuron.name}0"].threshold, neuron.options["codebook"]
+    want = torch.minimum(torch.minimum(x.clamp(min=0), cap), own * book.top)
+    assert (snn(x, T=40) - want).abs().max() <= own.max() / book.parts / 40 * (1 + 1e-9)  # one event, as RATE weighs it
+    again = pickle.loads(pickle.dumps(snn))
+    assert_same(again(x, T=5), snn(x, T=5))
+
+
+def test_an_edited_network_keeps_its_caps():
+    state = pipe(wide(*mixed_thetas()), trace, replace(neuron=cascade(n=3), threshold=fixed(0.5)))
+    assert digest(state.edit(lambda module: None)) == digest(state)
+    state = pipe(wide(*mixed_thetas()), trace, replace(neuron=cascade(n=3)))
+    assert digest(state.edit(lambda module: None)) == digest(state)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_under_td_matching_neurons_say_what_the_trained_network_computes(seed):
+    model, x = wide(*mixed_thetas(), seed=seed), points()
+    td = pipe(model, trace, replace(rules=(matching_levels,)), td_rewrite, to_snn)
+    want = model(x).detach()
+    outputs = list(td.iterate(x, T=60))
+    limit = bound(torch.float64, want.abs().max().item())
+    assert (outputs[-1] - want).abs().max() <= limit
+    assert (outputs[2] - want).abs().max() > limit  # one level in a step takes time
+    parts = torch.cat([points(3 * 32).reshape(3, 32, 8) / 2, torch.zeros(60, 32, 8, dtype=torch.float64)])
+    assert (td.sequence(parts).sum(0) - model(parts.sum(0))).abs().max() <= limit
+
+
+def test_only_the_rest_is_calibrated(tmp_path):
+    model, x = wide(QCFS(4, 1.0), nn.ReLU(), nn.ReLU6(), QCFS(2, 2.0)), points()
+    state = pipe(model, trace, fuse, calibrate([x]))
+    assert list(state.statistics) == ["_3"]
+    assert [getattr(site.cap, "high", site.cap) for site in state.sites.values()] == [4, None, 6.0, 2]
+    save_statistics(state, tmp_path / "s.pt")
+    again = pipe(model, trace, fuse, load_statistics(tmp_path / "s.pt"))
+    assert digest(again) == digest(state)
+    with pytest.raises(StageError, match="nothing was measured at site 3"):
+        pipe(model, trace, to_snn)
+    nothing = pipe(wide(QCFS(4)), trace, calibrate([x]))
+    assert nothing.history[-1].action == "nothing to measure"
+
+
+def test_a_threshold_that_was_trained_away_is_refused():
+    model = wide(*mixed_thetas())
+    model[3].theta.data[2] = -0.1
+    with pytest.raises(ThresholdError, match=r"-0\.1 \(1 of 8 values\) for site 3"):
+        pipe(model, trace, to_snn)
+
+
+class Convolutional(nn.Module):
+    def __init__(self, axis, pool):
         super().__init__()
-        self.function = function
-        self.scale, self.zero_point = nn.Parameter(torch.tensor([0.25, 0.25, 0.5])), nn.Parameter(torch.full((3,), 2.4))
+        self.a, self.b = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 3, 3)
+        self.norm, self.pool, self.fc = nn.BatchNorm2d(4), pool, nn.Linear(3, 2)
+        self.act = QCFS(4, torch.rand(4) + 0.5 if axis else 0.75, axis=axis)
+        self.last = QCFS(4, 0.5)
 
     def forward(self, x):
-        return self.function(x, self.scale, self.zero_point)
-
-
-ONE = (torch.tensor([0.25]), torch.tensor([3], dtype=torch.int32))
-MANY = (torch.tensor([0.25, 0.5, 1.0]), torch.tensor([3, 0, 1], dtype=torch.int32))
-DIRECT = {
-    "numbers": (lambda x, s, z: torch.fake_quantize_per_tensor_affine(x, 0.25, 3, 0, 15), 3),
-    "tensors": (lambda x, s, z: torch.fake_quantize_per_tensor_affine(x, *ONE, 0, 15), 3),
-    "zero points": (lambda x, s, z: torch.fake_quantize_per_channel_affine(x, *MANY, 1, 0, 15), None),
-    "trained": (lambda x, s, z: torch._fake_quantize_learnable_per_tensor_affine(x, s[:1], z[:1], 0, 15), None),
-    "trained channels": (lambda x, s, z: torch._fake_quantize_learnable_per_channel_affine(x, s, z, 1, 0, 15, 1.0), 2),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", DIRECT)
-def test_torchs_functions_are_the_same_operator(name):
-    function, zero_point = DIRECT[name]
-    model, x = Direct(function), torch.randn(4, 3, 2)
-    state = trace(model)
-    module = to_module(state)
-    assert_same(module(x), model(x))
-    if name.startswith("trained"):  # the scale learns as before
-        for net in (model, module):
-            net(x).square().sum().backward()
-        assert (module.scale.grad - model.scale.grad).abs().max() <= (
-            64 * torch.finfo(torch.float32).eps * model.scale.grad.abs().max()
-        )
-    found = [node["zero_point"] for node in state.graph if node.op == "fake_quantize"]
-    if zero_point is not None:
-        assert found == [zero_point]
-    td = pipe(model, trace, td_rewrite, to_snn)
-    parts = torch.randn(3, 4, 3, 2) / 3
-    want = model(parts.sum(0))
-    far = (td.sequence(parts).sum(0) - want).abs() > 8 * torch.finfo(torch.float32).eps * (1 + want.abs())
-    assert not far.any()  # both sum the parts in one order, so no level is missed
-
-
-def test_a_module_that_still_observes_is_refused():
-    model = net(nn.ReLU(), FakeQuantize(MinMaxObserver, **UNSIGNED))
-    with pytest.raises(TraceError, match=r"(?s)3 \(FakeQuantize\) still observes .*disable_observer"):
-        trace(model)
-    model[3] = _LearnableFakeQuantize(MinMaxObserver, **UNSIGNED)
-    model[3].enable_static_estimate()
-    with pytest.raises(TraceError, match="enable_param_learning"):
-        trace(model)
+        x = self.pool(self.act(self.norm(self.a(x))))
+        return self.fc(self.last(self.b(x)).mean((2, 3)))
 
 
 @FRONT_ENDS
-def test_a_module_that_does_not_quantise_passes_everything(by_example):
-    model, x = net(nn.ReLU(), FakeQuantize(MinMaxObserver, **UNSIGNED)), torch.randn(5, 6)
-    model.apply(disable_observer)
-    model.apply(disable_fake_quant)
-    state = traced(model, x, by_example)
-    assert "fake_quantize" not in {node.op for node in state.graph}
-    assert_same(to_module(state)(x), model(x))
+@pytest.mark.parametrize("axis", [None, -3])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AdaptiveMaxPool2d(3)], ids=str)
+def test_a_convolutional_network(axis, pool, by_example):
+    model, x = Convolutional(axis, pool).double().eval(), torch.randn(5, 2, 8, 8, dtype=torch.float64)
+    state = pipe(traced(model, x, by_example), fuse, instrument)
+    assert any("max-pool moved before" in event.action for event in state.history)
+    want = model(x).detach()
+    assert_same(to_module(pipe(traced(model, x, by_example), instrument))(x), want)
+    snn = to_snn(state)
+    assert "\nfully spiking for a constant input" in report(snn)
+    assert (snn(x, T=4, schedule="layer") - want).abs().max() <= bound(torch.float64, terms=64)
 
 
-def test_a_forward_of_ones_own_is_followed():
-    class Twice(FakeQuantize):
-        def forward(self, x):
-            return torch.fake_quantize_per_tensor_affine(x, 0.125, 0, 0, 15) * 2
-
-    model, x = net(Twice(MinMaxObserver, **UNSIGNED)), torch.randn(5, 6)
-    assert_same(to_module(trace(model))(x), model(x))
+def test_a_pool_over_the_axis_of_the_thresholds_stays():
+    model = nn.Sequential(QCFS(4, torch.tensor([0.5, 1.0, 2.0, 4.0]), axis=-1), nn.MaxPool2d(2))
+    x = 2 * torch.rand(3, 2, 4, 4)
+    state = pipe(model, trace, instrument)
+    assert [node.op for node in state.graph] == ["input", "qcfs", "max_pool2d"]
+    assert relative_error(to_snn(state)(x, T=4), model(x)) < 1e-6

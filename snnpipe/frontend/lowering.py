@@ -133,7 +133,10 @@ class _Lowering:
         args, kwargs = self._read(node.args, node), self._read(node.kwargs, node)
         if isinstance(module, SpikingNeuron):
             self.params[module.key] = module.threshold
-            encoder = {"neuron": module.neuron, "axis": module.axis, "origin": module.origin}
+            encoder = {"neuron": module.neuron, "axis": module.axis, "origin": module.origin, **module.facts}
+            if module.capped_by:
+                cap = f"{module.key.removesuffix('threshold')}{module.capped_by}"
+                encoder["cap"], self.params[cap] = Param(cap), getattr(module, module.capped_by)
             return self._fresh(self.emit("encode", input=args[0], threshold=Param(module.key), **encoder))
         if isinstance(module, OpaqueModule):
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)

@@ -5,19 +5,20 @@ Their own forward asks buffers whether to observe and whether to quantise, which
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.ao.quantization import FakeQuantize, FakeQuantizeBase, FusedMovingAvgObsFakeQuantize
-from torch.ao.quantization._learnable_fake_quantize import _LearnableFakeQuantize
 
 from snnpipe.errors import TraceError
 from snnpipe.kernels.quantiser import fake_quantize
 
+#: The forwards that are replaced, by name, for torch may move or drop them; a subclass may have one of its own.
+FORWARDS = ("FakeQuantize.forward", "FusedMovingAvgObsFakeQuantize.forward", "_LearnableFakeQuantize.forward")
+_HOMES = ("torch.ao.quantization", "torchao.quantization")
 _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric, torch.per_channel_affine_float_qparams)
 _SYMMETRIC = (torch.per_tensor_symmetric, torch.per_channel_symmetric)
-_FORWARDS = (FakeQuantize.forward, FusedMovingAvgObsFakeQuantize.forward, _LearnableFakeQuantize.forward)
 
 
 @torch.library.custom_op(
@@ -38,38 +39,19 @@ quantised.register_fake(lambda input, *parameters: torch.empty_like(input))
 QUANTISED: Any = torch.ops.snnpipe.fake_quantize.default
 
 
-class SettledFakeQuantize(FakeQuantizeBase):
-    """A fake-quantisation module that quantises with constant parameters, or passes everything."""
-
-    scale: Tensor
-    zero_point: Tensor
-    quantises: bool
-    bounds: tuple[int, int]
-    axis: int | None
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = quantised(x, self.scale, self.zero_point, *self.bounds, self.axis) if self.quantises else x
-        return y
-
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.scale, self.zero_point
-
-
 def settle(root: nn.Module) -> None:
-    """Make every fake-quantisation module of a copy a ``SettledFakeQuantize``, in place; its tensors stay unchanged.
-
-    A subclass with a ``forward`` of its own keeps it.
+    """Let every fake-quantisation module of a copy quantise, or not, as it stands; its tensors are not written to.
 
     Raises:
         TraceError: one still observes its input.
     """
     for path, module in root.named_modules():
-        if type(module).forward in _FORWARDS:
-            _settle(path, module)
+        forward = type(module).forward
+        if forward.__module__.startswith(_HOMES) and forward.__qualname__ in FORWARDS:
+            _settle(path, module, trained=forward.__qualname__.startswith("_Learnable"))
 
 
-def _settle(path: str, module: Any) -> None:
-    trained = isinstance(module, _LearnableFakeQuantize)
+def _settle(path: str, module: Any, *, trained: bool) -> None:
     if bool(module.static_enabled if trained else module.observer_enabled):
         switch = "module.enable_param_learning()" if trained else "model.apply(torch.ao.quantization.disable_observer)"
         raise TraceError(
@@ -77,18 +59,44 @@ def _settle(path: str, module: Any) -> None:
             f"depends on the data before.\n  Switch its observer off before tracing: {switch}"
         )
     owner = module if trained else module.activation_post_process
-    module.__dict__ |= {
-        "quantises": bool(module.fake_quant_enabled),
-        "bounds": (owner.quant_min, owner.quant_max),
-        "axis": module.ch_axis if module.qscheme in _PER_CHANNEL else None,
-    }
+    bounds = (owner.quant_min, owner.quant_max)
     if trained:
-        scale, zero_point = module.scale.detach(), module.zero_point.detach().round().clamp(*module.__dict__["bounds"])
-        tensors = {"scale": scale.clamp(min=float(module.eps)), "zero_point": zero_point.to(torch.int32)}
-        if module.qscheme in _SYMMETRIC:
-            tensors["zero_point"] = torch.zeros_like(tensors["zero_point"])
-        for name, tensor in tensors.items():
-            module._parameters.pop(name, None)
-            module._buffers[name] = tensor
-    module._modules.pop("activation_post_process", None)
-    module.__class__ = SettledFakeQuantize
+        zero_point = module.zero_point.detach().round().clamp(*bounds) * (module.qscheme not in _SYMMETRIC)
+        _put(module, scale=module.scale.detach().clamp(min=float(module.eps)), zero_point=zero_point.to(torch.int32))
+    module.__dict__ |= {
+        "settled_bounds": bounds if bool(module.fake_quant_enabled) else None,
+        "settled_axis": module.ch_axis if module.qscheme in _PER_CHANNEL else None,
+    }
+    kind: Any = type(module)
+    module.__class__ = _settled(kind)
+
+
+def _put(module: nn.Module, **buffers: Tensor) -> None:
+    for name, tensor in buffers.items():
+        module._parameters.pop(name, None)
+        module._buffers[name] = tensor
+
+
+@lru_cache(maxsize=16)
+def _settled(kind: Any) -> Any:
+    """The class of a settled module: that of the user's with another forward."""
+    body = {
+        "forward": _forward,
+        "__module__": kind.__module__,
+        "__reduce__": lambda self: (_revived, (kind, vars(self))),
+    }
+    return type(kind.__name__, (kind,), body)
+
+
+def _revived(kind: Any, contents: dict[str, Any]) -> Any:
+    module = kind.__new__(kind)
+    vars(module).update(contents)
+    module.__class__ = _settled(kind)
+    return module
+
+
+def _forward(self: Any, x: Tensor) -> Tensor:
+    if self.settled_bounds is None:
+        return x
+    y: Tensor = quantised(x, self.scale, self.zero_point, *self.settled_bounds, self.settled_axis)
+    return y

@@ -29,7 +29,7 @@ _HERE = str(Path(__file__).parent)
 _PACKAGE = str(Path(__file__).parents[1])
 _OPS = str(Path(_PACKAGE, "ops"))
 #: Where modules live that stand for one operator: its node is called as the module is.
-LIBRARIES = ("torch.", "snnpipe.ops.", "snnpipe.frontend.")
+LIBRARIES = ("torch.", "torchao.", "snnpipe.ops.")
 #: Both front ends patch torch while they run.
 ONE_AT_A_TIME = threading.RLock()
 

@@ -97,7 +97,7 @@ class Codebook:
         return q + (u - u.detach())  # q to the bit
 
     def room(
-        self, sent: Tensor, smallest: Tensor, *, a: float, signed: bool, cap: float | None = None
+        self, sent: Tensor, smallest: Tensor, *, a: float, signed: bool, cap: Bound | None = None
     ) -> tuple[Bound, Bound]:
         """The lowest and highest level that keep the decoded output within its bounds.
 

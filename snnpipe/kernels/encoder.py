@@ -20,13 +20,14 @@ from torch import Tensor
 from snnpipe.codes import Clock
 from snnpipe.errors import StageError
 from snnpipe.kernels.codebook import Codebook
+from snnpipe.kernels.levels import Bound
 
 #: What to write where events of both signs are needed.
 TWO_SIDED = "write cascade(n=4), one_of_n(n=4), signed_memory(), graded() or burst(two_sided=True)"
 
 
 def encode_init(
-    theta: Tensor, *, codebook: Codebook, v_init: float, signed: bool = False, cap: float | None = None, **_: Any
+    theta: Tensor, *, codebook: Codebook, v_init: float, signed: bool = False, cap: Bound | None = None, **_: Any
 ) -> Any:  # fmt: skip
     """The state before the first step: the potential, ``v_init`` smallest events, and 0 events sent if it counts them.
 
@@ -41,7 +42,7 @@ def encode_init(
 
 def encode(
     state: Any, z: Tensor, theta: Tensor, clock: Clock, *, codebook: Codebook, v_init: float,
-    v_reset: float | None = None, signed: bool = False, cap: float | None = None,
+    v_reset: float | None = None, signed: bool = False, cap: Bound | None = None,
 ) -> tuple[Any, Tensor]:  # fmt: skip
     r"""One step of the greedy encoder: ``m = v_0 + gain (v - v_0) + z; s = Q(m); v = m - s`` (soft reset).
 

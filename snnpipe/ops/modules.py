@@ -27,7 +27,8 @@ class SpikingNeuron(nn.Module):
         origin: the ANN operator it stands for, as people know it.
         key: where the threshold lies in the state's parameters.
         **facts: what the neuron is told of its site: ``signed=True`` where it stands for a value of either sign and
-            not for a ReLU, ``cap=6.0`` where it stands for a ReLU6.
+            not for a ReLU, ``cap=6.0`` where it stands for a ReLU6; a tensor, which may be the threshold itself,
+            where it stands for a quantised activation.
     """
 
     threshold: Tensor
@@ -39,8 +40,11 @@ class SpikingNeuron(nn.Module):
         if facts.get("signed", False):
             check_signed(neuron)
         self.neuron, self.axis, self.origin, self.key, self.facts = neuron, axis, origin, key, facts
-        self.options = {**neuron.options, **facts}
         self.register_buffer("threshold", threshold)
+        self.capped_by = ""
+        if isinstance(facts.get("cap"), Tensor):
+            self.capped_by = "threshold" if facts["cap"] is threshold else "cap"
+            self.register_buffer(self.capped_by, facts.pop("cap"))
 
     def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
         theta = fitted(self.threshold, z.shape, self.axis)
@@ -51,9 +55,12 @@ class SpikingNeuron(nn.Module):
                 f"channels (shape {tuple(z.shape)}, axis {self.axis}); were the statistics taken from another network, "
                 "or, per neuron, for another size of input?"
             )
+        options = {**self.neuron.options, **self.facts}
+        if self.capped_by:
+            options["cap"] = fitted(getattr(self, self.capped_by).detach(), z.shape, self.axis)
         if state is None:
-            state = self.neuron.init(theta, **self.options)
-        state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **self.options)
+            state = self.neuron.init(theta, **options)
+        state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **options)
         return events, state
 
     def extra_repr(self) -> str:

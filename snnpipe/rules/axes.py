@@ -17,8 +17,8 @@ LAYER_AXIS: dict[str, int] = {
 _CHANNEL_AXIS = LAYER_AXIS | {"batch_norm": 1, "pixel_shuffle": -3, "pixel_unshuffle": -3}
 _KEEP_AXIS = MAX_POOLS | {
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "add", "avg_pool1d", "avg_pool2d",
-    "avg_pool3d", "cat", "clamp", "clone", "contiguous", "detach", "div", "identity", "interpolate", "mul", "neg",
-    "pad", "relu", "sub", "to",
+    "avg_pool3d", "cat", "clamp", "clone", "contiguous", "detach", "div", "fake_quantize", "identity", "interpolate",
+    "mul", "neg", "pad", "qcfs", "relu", "sub", "to",
 }  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def rearranges(node: Node, found: Mapping[str, Signal]) -> bool:
     return node.op in _REARRANGING
 
 
-_NONNEGATIVE = frozenset({"abs", "exp", "hardsigmoid", "relu", "sigmoid", "softmax", "softplus", "square"})
+_NONNEGATIVE = frozenset({"abs", "exp", "hardsigmoid", "qcfs", "relu", "sigmoid", "softmax", "softplus", "square"})
 _KEEP_SIGN = _REARRANGING | _JOINS | MAX_POOLS | {f"{k}avg_pool{n}d" for k in ("", "adaptive_") for n in (1, 2, 3)}
 
 

@@ -15,7 +15,7 @@ from snnpipe.rules.axes import channel_axis
 from snnpipe.rules.sites import PLACEMENT_RULES, SITE_RULES, Match, SiteRule
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.state import ConversionState, Event, Site
+from snnpipe.state import ConversionState, Event, Levels, Site
 
 NO_NEURONS = (
     lambda state: not has_neurons(state.graph),
@@ -35,12 +35,13 @@ def instrument(
 ) -> ConversionState:
     """Mark the sites: one per call of an activation, never per module; the input is unchanged.
 
-    Max-pools are first moved ahead of the ReLU they follow, and identities put where a neuron is to stand between a
-    value and some of its readers; both are exact.  Statistics measured before are dropped unless nothing changes.
+    Max-pools are first moved ahead of the activation they follow, ReLUs in front of quantisers dropped, and identities
+    put where a neuron is to stand between a value and some of its readers; all of it is exact.  Statistics measured
+    before are dropped unless nothing changes.
 
     Args:
-        rules: which nodes are sites: ``SITE_RULES`` (ReLUs), ``TRANSFORMER_RULES`` (what linear layers and products
-            read, too), or one's own.
+        rules: which nodes are sites: ``SITE_RULES`` (ReLUs, quantised activations), ``TRANSFORMER_RULES`` (what linear
+            layers and products read, too), or one's own.
         statistic: what to measure at each, as the threshold rule that will need it: ``percentile(99.9)``,
             ``maximum()``, ``mmse(T=8)``, or what other tools write for them (``"99.9%"``, ``"max"``, 0.8).
 
@@ -105,4 +106,6 @@ def _site(node: str, name: str, match: Match, graph: Graph) -> Site:
 def _described(site: Site) -> str:
     axis = "one threshold for the layer" if site.axis is None else f"channel axis {site.axis}"
     both = ", both signs" if site.signed else ""
-    return f"{axis}{both}" if site.cap is None else f"{axis}, capped at {site.cap:g}"
+    if site.cap is None:
+        return f"{axis}{both}"
+    return f"{axis}, {site.cap}" if isinstance(site.cap, Levels) else f"{axis}, capped at {site.cap:g}"

@@ -21,7 +21,7 @@ from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrument
 from snnpipe.stages.thresholds import ThresholdRule, site_threshold
-from snnpipe.state import ConversionState, Event, Site
+from snnpipe.state import ConversionState, Event, Levels, Site
 
 
 @stage(NOT_LIFTED, NO_NEURONS)
@@ -39,7 +39,8 @@ def replace(
             ``group(m=4)``, ``st_bif(levels=15)``, ``graded()``, ``leaky_integrate_and_fire(tau=...)`` or one's own.
         threshold: a rule for the statistics at hand (``percentile(99.5)`` needs no new data when a histogram was
             measured), or a function ``(site, summary) -> Tensor``; by default the rule calibration was made for.
-            Capped sites (ReLU6) take their cap unless a function says otherwise.
+            Capped sites (ReLU6) take their cap and quantised ones (QCFS, fake quantisation) the threshold they were
+            trained with, unless a function says otherwise.
         rules: ``rule(site, neuron) -> Neuron | None`` chooses another neuron for some sites; the first answer counts.
 
     Raises:
@@ -59,21 +60,22 @@ def replace(
     events: list[Event] = []
     counts: dict[str, int] = {}
     quiet: list[str] = []
-    one_sided: list[Problem] = []
+    misfits: list[Problem] = []
     for name, site in state.sites.items():
         found = site_threshold(site, state, rule, chosen)
         theta, silent = found.theta, found.silent
         quiet += [f"{site.name} ({silent} of {theta.numel()} channels)"] * bool(silent)
         unit = next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron)
         node = state.graph[name]
-        if site.signed and not unit.two_sided:
-            reason = f"its value has both signs, {unit} says nothing below zero"
-            one_sided.append(Problem(node.name, site.name, node.where, reason))
+        reason = _misfit(site, unit, known=chosen is None)
+        misfits += [Problem(node.name, site.name, node.where, reason)] * bool(reason)
         stem = f"{site.name}__{unit.name}"
         counts[stem] = counts.get(stem, -1) + 1
         key = _free_key(f"{stem}{counts[stem]}", state)
         made[f"{key}.threshold"] = theta
-        axis = site.axis if theta.numel() > 1 else None
+        facts, limits = _facts(site, unit, theta, key, state, known=chosen is None)
+        made |= limits
+        axis = site.axis if any(tensor.numel() > 1 for tensor in (theta, *limits.values())) else None
         nodes[name] = attrs.evolve(
             node,
             op="encode",
@@ -83,13 +85,13 @@ def replace(
                 neuron=unit,
                 axis=axis,
                 origin=_origin(node),
-                **_facts(site, unit),
+                **facts,
             ),
         )
         events.append(Event("replace", key, f"{unit.unit} neuron", f"{unit}, theta from {found.source}"))
-    if one_sided:
-        one_sided[-1] = attrs.evolve(one_sided[-1], fix=f"{TWO_SIDED}; for such sites alone: replace(rules=...)")
-        raise StageError(listing("replace: these sites need neurons with events of both signs", one_sided))
+    if misfits:
+        misfits[-1] = attrs.evolve(misfits[-1], fix=f"{TWO_SIDED}; for such sites alone: replace(rules=...)")
+        raise StageError(listing("replace: these sites need neurons with events of both signs", misfits))
     if quiet:
         warnings.warn(
             f"never fired during calibration: {', '.join(quiet)}. Such a channel takes the largest threshold of its "
@@ -103,8 +105,8 @@ def replace(
 def settle(graph: Graph, params: Mapping[str, Tensor], code: Code) -> Graph:
     """Hold the neurons of a graph against the code it is to run under; the input is unchanged.
 
-    A neuron at a ReLU6 counts what it sent, so as not to decode to more than the cap.  Where the decoded output is an
-    average of events that are no larger than the cap, it need not.
+    A neuron at a capped or quantised site counts what it sent, so as not to decode to more than the cap.  It need not
+    where the decoded output is an average of events that are no larger than the cap, or has no level above it.
 
     Raises:
         StageError: a code makes neurons meaningless; all of them are listed.
@@ -115,22 +117,51 @@ def settle(graph: Graph, params: Mapping[str, Tensor], code: Code) -> Graph:
     if problems:
         raise StageError(listing(f"these neurons cannot run under {code}", problems))
     average = all(code.clock(t).kappa >= 1.0 for t in range(1, 17))  # alpha + a <= 1
-    needless = [n for n in neurons if "cap" in n.operands and average and _largest(n, params) <= n["cap"]]
+    needless = [n for n in neurons if "cap" in n.operands and _keeps_within_cap(n, params, average)]
     if not needless:
         return graph
     spared = {n.name: attrs.evolve(n, operands=n.operands.only(n.operands.keys() - {"cap"})) for n in needless}
     return Graph(tuple(spared.get(node.name, node) for node in graph), graph.output)
 
 
-def _largest(node: Node, params: Mapping[str, Tensor]) -> float:
-    """The largest event of a neuron; unknown, so unlimited, for one that is not made of a codebook."""
-    codebook = node["neuron"].options.get("codebook")
-    return math.inf if codebook is None else params[node["threshold"].key].max().item() * float(codebook.top)
+def _keeps_within_cap(node: Node, params: Mapping[str, Tensor], average: bool) -> bool:
+    """Whether no output of a neuron made of a codebook exceeds its cap: an average of events, or of few levels."""
+    codebook, theta, cap = node["neuron"].options.get("codebook"), params[node["threshold"].key], node["cap"]
+    cap = params[cap.key] if isinstance(cap, Param) else theta.new_tensor(cap)
+    if codebook is None or 1 < cap.numel() != theta.numel() > 1:
+        return False
+    largest = min(codebook.top if average else math.inf, codebook.bounds[1] / codebook.parts)
+    return bool((theta * largest <= cap).all())
 
 
-def _facts(site: Site, neuron: Neuron) -> dict[str, Any]:
-    signed = {"signed": True} if site.signed else {}
-    return signed | ({"cap": site.cap} if site.cap is not None and neuron.caps else {})
+def _misfit(site: Site, neuron: Neuron, *, known: bool) -> str:
+    """Why a neuron cannot stand at a site whose value has both signs, "" if it can."""
+    if not site.signed:
+        return ""
+    if not neuron.two_sided:
+        return f"its value has both signs, {neuron} says nothing below zero"
+    codebook = neuron.options.get("codebook")
+    if isinstance(site.cap, Levels):
+        low, high = (level / site.cap.top for level in (site.cap.low, site.cap.high))
+        bounds = () if codebook is None else tuple(bound / codebook.parts for bound in codebook.bounds)
+        if not known or bounds != (low, high):
+            return f"it has the {site.cap}, {neuron} does not keep within them; write replace(rules=(matching_levels,))"
+    return ""
+
+
+def _facts(
+    site: Site, neuron: Neuron, theta: Tensor, key: str, state: ConversionState, *, known: bool
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a neuron is told of its site, and tensors that say it; ``known`` if theta is what the site says."""
+    if site.signed:
+        return {"signed": True}, {}
+    if site.cap is None or not neuron.caps:
+        return {}, {}
+    if not isinstance(site.cap, Levels):
+        return {"cap": site.cap}, {}
+    if known:
+        return {"cap": Param(f"{key}.threshold")}, {}
+    return {"cap": Param(f"{key}.cap")}, {f"{key}.cap": site.cap.value(site.cap.high, state.params).to(theta)}
 
 
 def _free_key(key: str, state: ConversionState) -> str:

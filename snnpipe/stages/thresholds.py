@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snnpipe.errors import StageError, ThresholdError
 from snnpipe.kernels.threshold import Threshold
-from snnpipe.state import ConversionState, Site
+from snnpipe.state import ConversionState, Levels, Site
 
 #: A threshold of one's own: ``rule(site, summary) -> Tensor``, (C,) or (1,); ``summary`` is ``None`` without data.
 ThresholdRule = Callable[[Site, Any], Tensor]
@@ -40,6 +40,9 @@ def site_threshold(
     if chosen is not None:
         theta = _checked(torch.as_tensor(chosen(site, summary)).detach().reshape(-1), site, summary)
         return SiteThreshold(_like_network(theta, state), 0, getattr(chosen, "__name__", repr(chosen)))
+    if isinstance(site.cap, Levels):
+        theta = _checked(site.cap.value(site.cap.top, state.params), site, None)
+        return SiteThreshold(_like_network(theta, state), 0, str(site.cap))
     if site.cap is not None:
         theta = torch.tensor([site.cap], dtype=torch.float64)
         return SiteThreshold(_like_network(theta, state), 0, f"cap {site.cap:g}")
