@@ -132,7 +132,7 @@ def test_gradients_flow_and_are_those_of_the_ann(data, net):
     td = pipe(net, trace, td_rewrite, to_snn).requires_grad_()
     x = x_seq.detach().sum(0).requires_grad_()
     shared = dict(td.named_parameters(remove_duplicate=False))
-    assert "graph_module.classes.weight" in shared
+    assert "weights.classes.weight" in shared
     td.sequence(x_seq).sum(0).square().sum().backward()
     net(x * 1.0).square().sum().backward()
 
@@ -145,7 +145,7 @@ def test_gradients_flow_and_are_those_of_the_ann(data, net):
     assert x_seq.grad is not None
     assert all((g - x.grad).abs().max() <= bound for g in x_seq.grad)
     for key, p in net.named_parameters():
-        found = shared.get(f"graph_module.{key}")
+        found = shared.get(f"weights.{key}")
         if p.grad is not None and found is not None:
             scale = 1 + p.grad.abs().max().item()
             assert found.grad is not None, key

@@ -7,7 +7,7 @@
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
 from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.report import report
-from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric
+from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, restarted
 from snnpipe.errors import (
     CalibrationError,
     GraphError,
@@ -20,12 +20,20 @@ from snnpipe.errors import (
     UnsupportedError,
 )
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
-from snnpipe.kernels.neuron import Neuron, integrate_and_fire, leaky_integrate_and_fire, signed_memory
+from snnpipe.kernels.codebook import Codebook
+from snnpipe.kernels.gaussian import threshold_iteration
+from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n, st_bif
+from snnpipe.kernels.neuron import Neuron, encoder, integrate_and_fire, leaky_integrate_and_fire, signed_memory
+from snnpipe.kernels.optimal import local_threshold_balancing, mmse
+from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.threshold import Threshold, ema, maximum, percentile, scaled
+from snnpipe.rules.operands import TRANSFORMER_RULES
+from snnpipe.rules.sites import SITE_RULES
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
 from snnpipe.stages.calibrate import calibrate
+from snnpipe.stages.correct import correct_bias, correct_potential, correct_threshold
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.replace import replace
@@ -38,11 +46,14 @@ from snnpipe.state import ConversionState, Event, Site, digest, state_equal
 __version__ = "0.1.0"
 
 __all__ = [
-    "DIFFERENTIAL", "RATE", "TD", "CalibrationError", "Clock", "Code", "ConversionState", "Encoding", "Event",
-    "GraphError", "InputError", "Neuron", "Site", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError",
-    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "calibrate",
-    "check", "constant", "digest", "ema", "events", "fixed", "fuse", "geometric", "instrument", "integrate_and_fire",
-    "leaky_integrate_and_fire", "load_statistics", "maximum", "merge_statistics", "percentile", "pipe", "poisson",
-    "replace", "report", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron",
-    "state_equal", "td_rewrite", "to_module", "to_snn", "trace",
+    "DIFFERENTIAL", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES", "CalibrationError", "Clock", "Code",
+    "Codebook", "ConversionState", "Encoding", "Event", "GraphError", "InputError", "Neuron", "Site",
+    "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Threshold", "ThresholdError", "ThresholdWarning",
+    "TraceError", "UnsupportedError", "Verdict", "burst", "calibrate", "cascade", "check", "constant",
+    "correct_bias", "correct_potential", "correct_threshold", "digest", "ema", "encoder", "events", "fixed", "fuse",
+    "geometric", "graded", "group", "instrument", "integrate_and_fire", "leaky_integrate_and_fire",
+    "load_statistics", "local_threshold_balancing", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile",
+    "pipe", "poisson", "repaired", "replace", "report", "restarted", "save_statistics", "scaled", "signed_memory",
+    "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "td_rewrite", "threshold_iteration", "to_module",
+    "to_snn", "trace",
 ]  # fmt: skip

@@ -118,6 +118,22 @@ class _Rate(Code):
         return self.name
 
 
+@attrs.frozen
+class _Restarted(_Rate):
+    """RATE in which nothing of the first ``tau`` steps is kept."""
+
+    tau: int
+
+    def clock(self, t: int) -> Clock:
+        if t <= self.tau:
+            return RATE.clock(t)
+        clock = RATE.clock(t - self.tau)
+        return clock._replace(t=t, gain=0.0 if t == self.tau + 1 else 1.0)
+
+    def worth(self, T: int) -> tuple[float, ...]:
+        return RATE.worth(T) if self.tau >= T else (0.0,) * self.tau + RATE.worth(T - self.tau)
+
+
 #: The decoded value is the running mean of the events.
 RATE = _Rate("RATE", _before, _reciprocal)
 #: The decoded value is the running sum of the events (temporal difference, sigma-delta).
@@ -135,3 +151,17 @@ def geometric(beta: float) -> Code:
     if not beta > 0:
         raise ValueError(f"geometric: beta must be positive, got {beta!r}")
     return Code(f"geometric({beta:g})", _one, _Geometric(beta))
+
+
+def restarted(tau: int) -> Code:
+    """RATE, begun anew after ``tau`` steps: the running mean of the events since then.
+
+    A run of ``tau + T`` steps has two passes; a neuron starts the second with its initial potential, or with what
+    ``repaired`` has learnt from the first.
+
+    >>> [restarted(2).clock(t).alpha for t in (1, 2, 3, 4)]
+    [0.0, 0.5, 0.0, 0.5]
+    """
+    if not isinstance(tau, int) or tau < 1:
+        raise ValueError(f"restarted: tau is a number of steps, at least 1, got {tau!r}")
+    return _Restarted(f"RATE after {tau}", _before, _reciprocal, tau)

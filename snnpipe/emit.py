@@ -112,7 +112,8 @@ def _as_module(node: Node, params: Mapping[str, Tensor]) -> nn.Module:
     key = node["threshold"].key
     facts = {fact: node[fact] for fact in ("signed", "cap") if fact in node.operands}
     facts = {fact: params[value.key] if isinstance(value, Param) else value for fact, value in facts.items()}
-    return SpikingNeuron(node["neuron"], params[key], node["axis"], node["origin"], key, **facts)
+    charge = params[node["charge"].key] if "charge" in node.operands else None
+    return SpikingNeuron(node["neuron"], params[key], node["axis"], node["origin"], key, charge, **facts)
 
 
 def _is_opaque(node: Node) -> bool:

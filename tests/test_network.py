@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -228,6 +229,25 @@ def test_whole_numbers_stay_the_same_through_a_sequence():
     assert_close(td(x_seq, ids, T=5, encoding=events()), expected[-1])
 
 
+def test_names_of_the_network_itself_are_free_for_the_user():
+    names = ("code", "graph", "meta", "recompile", "weights", "history", "_boxed_call", "graph_module")
+    model = nn.Sequential(OrderedDict((name, nn.Linear(3, 3)) for name in names)).eval()
+    x = torch.randn(4, 3)
+    assert_close(pipe(model, trace, td_rewrite, to_snn)(x, T=2), model(x))
+
+    class Boxed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self._boxed_call = nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, x):
+            return x * self._boxed_call
+
+    snn = pipe(Boxed(), trace, td_rewrite, to_snn)
+    assert_close(snn(x, T=2), 3 * x)
+    assert list(snn.state_dict()) == ["_boxed_call"]
+
+
 BAD_INPUTS = {
     "numpy": (lambda snn: snn(np.zeros((1, 2, 6, 6)), T=2), r"torch\.as_tensor"),
     "list": (lambda snn: snn([[0.0]], T=2), r"torch\.as_tensor"),
@@ -240,6 +260,9 @@ BAD_INPUTS = {
     "unknown schedule": (lambda snn: snn(images(), T=2, schedule="parallel"), '"layer"'),
     "events layer by layer": (
         lambda snn: snn(images()[None], T=1, schedule="layer", encoding=events()), 'schedule="step"'),
+    "too few features": (lambda snn: snn(images()[..., :2], T=1), r"shapes \(4, 2, 6, 2\)"),
+    "another batch in mid-stream": (
+        lambda snn: snn.step(snn.step(snn.init(), images())[0], images()[:1]), "steps before"),
     "no time axis": (lambda snn: snn.sequence(torch.zeros(())), r"T, B"),
     "no step": (lambda snn: snn.sequence(images()[None][:0]), "T >= 1"),
     "whole numbers as events": (lambda snn: snn.sequence(torch.ones(3, 1, 2, 6, 6).long()), "float"),

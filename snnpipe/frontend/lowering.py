@@ -7,6 +7,7 @@ tensor (a view and its base) cannot be followed that way: a read after such a wr
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,11 +122,19 @@ class _Lowering:
         if key not in self.attributes:
             value: Any = self.tensors[key] if key in self.tensors else _attribute(self.root, key)
             if isinstance(value, Tensor):
+                self._check_key(key)
                 self.params[key] = value
                 self.attributes[key] = self._fresh(Param(key))
             else:
                 self.attributes[key] = self._fresh(value)
         return self.attributes[key]
+
+    def _check_key(self, key: str) -> None:
+        """Generated code reads a parameter as ``self.a.b.weight``."""
+        reserved = [part for part in key.split(".") if keyword.iskeyword(part)]
+        if reserved:
+            reason, fix = f"`{key}` has the Python keyword `{reserved[0]}` as a name", "call that module something else"
+            self.problems.append(Problem("output", key, "", reason, fix))
 
     def _module(self, node: fx.Node) -> _Cell:
         path = str(node.target)
@@ -137,6 +146,8 @@ class _Lowering:
             if module.capped_by:
                 cap = f"{module.key.removesuffix('threshold')}{module.capped_by}"
                 encoder["cap"], self.params[cap] = Param(cap), getattr(module, module.capped_by)
+            if module.charge is not None:
+                encoder["charge"] = self._attribute(f"{path}.charge").value
             return self._fresh(self.emit("encode", input=args[0], threshold=Param(module.key), **encoder))
         if isinstance(module, OpaqueModule):
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)

@@ -26,21 +26,31 @@ class SpikingNeuron(nn.Module):
         axis: the channel axis.
         origin: the ANN operator it stands for, as people know it.
         key: where the threshold lies in the state's parameters.
+        charge: one more event before the first step, from ``correct_potential``.
         **facts: what the neuron is told of its site: ``signed=True`` where it stands for a value of either sign and
             not for a ReLU, ``cap=6.0`` where it stands for a ReLU6; a tensor, which may be the threshold itself,
             where it stands for a quantised activation.
     """
 
     threshold: Tensor
+    charge: Tensor | None
 
     def __init__(
-        self, neuron: Neuron, threshold: Tensor, axis: int | None, origin: str, key: str, **facts: Any
+        self,
+        neuron: Neuron,
+        threshold: Tensor,
+        axis: int | None,
+        origin: str,
+        key: str,
+        charge: Tensor | None = None,
+        **facts: Any,
     ) -> None:
         super().__init__()
         if facts.get("signed", False):
             check_signed(neuron)
         self.neuron, self.axis, self.origin, self.key, self.facts = neuron, axis, origin, key, facts
         self.register_buffer("threshold", threshold)
+        self.register_buffer("charge", charge)
         self.capped_by = ""
         if isinstance(facts.get("cap"), Tensor):
             self.capped_by = "threshold" if facts["cap"] is threshold else "cap"
@@ -60,6 +70,7 @@ class SpikingNeuron(nn.Module):
             options["cap"] = fitted(getattr(self, self.capped_by).detach(), z.shape, self.axis)
         if state is None:
             state = self.neuron.init(theta, **options)
+            z = z if self.charge is None else z + self.charge
         state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **options)
         return events, state
 

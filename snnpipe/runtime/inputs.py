@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from snnpipe.codes import Clock
@@ -67,6 +69,37 @@ def check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
             )
 
 
+def same_shapes(given: Mapping[str, Any], before: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The shapes of a step's tensors, which must be those of the steps ``before``."""
+    shapes = tuple(tuple(leaf.shape) for leaf in leaves(dict(given)) if isinstance(leaf, Tensor))
+    if before and shapes != before:
+        raise InputError(
+            f"step: inputs of shapes {_listed(shapes)}, but the steps before had {_listed(before)}; "
+            "start a new run with snn.init(x) for another batch"
+        )
+    return shapes
+
+
+@contextmanager
+def explained(given: Mapping[str, Any]) -> Iterator[None]:
+    """What torch says of inputs that do not fit, with their shapes."""
+    try:
+        yield
+    except (RuntimeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError | NotImplementedError):
+            raise
+        tensors = [leaf for leaf in leaves(dict(given)) if isinstance(leaf, Tensor)]
+        shapes = _listed(tuple(tuple(leaf.shape) for leaf in tensors))
+        raise InputError(
+            f"the network cannot run on inputs of shapes {shapes}: {str(error).splitlines()[0]}. Give them as the "
+            "ANN takes them, (B, ...); event sequences with a time axis in front, (T, B, ...)"
+        ) from error
+
+
+def _listed(shapes: tuple[Any, ...]) -> str:
+    return ", ".join(map(str, shapes))
+
+
 def steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int:
     """The length of the sequences ``moving``."""
     for node in graph.inputs:
@@ -76,7 +109,7 @@ def steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int
                 f"sequence: {node['name']} goes into a layer for {expected} axes (B, ...), so a sequence of it has "
                 f"{expected + 1} axes (T, B, ...); got shape {tuple(value.shape)}. For one input write snn(x, T=...)"
             )
-    tensors = [leaf for name in moving for leaf in leaves(given[name]) if isinstance(leaf, Tensor)]
+    tensors = [leaf for name in given if name in moving for leaf in leaves(given[name]) if isinstance(leaf, Tensor)]
     lengths = {tensor.shape[0] if tensor.ndim else 0 for tensor in tensors}
     if len(lengths) != 1 or 0 in lengths:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +19,7 @@ from snnpipe.kernels.temporal import difference, zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.encoding import Encoding, constant
-from snnpipe.runtime.inputs import bind, check_shapes, check_steps, encoded, sequences, steps
+from snnpipe.runtime.inputs import bind, check_shapes, check_steps, encoded, explained, same_shapes, sequences, steps
 from snnpipe.runtime.layers import layerwise
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.window import of_step
@@ -38,12 +38,14 @@ class State:
         cells: state of each neuron, accumulator and difference, by node name.
         statics: what was computed once.
         decoded: the output decoded so far, ``None`` before the first step.
+        shapes: of the tensors of the first step, which all steps share.
     """
 
     t: int
     cells: FrozenMap[str, Any]
     statics: FrozenMap[str, Any]
     decoded: Any
+    shapes: tuple[Any, ...] = ()
 
 
 class SpikingNetwork(nn.Module):
@@ -57,6 +59,7 @@ class SpikingNetwork(nn.Module):
 
     Attributes:
         graph_module: one time step as a ``torch.fx.GraphModule``, for reading: ``print_readable()``.
+        weights: the module that holds the tensors, under the ANN's own keys.
         code: the neural code.
         history: what the stages did.
     """
@@ -64,17 +67,17 @@ class SpikingNetwork(nn.Module):
     def __init__(self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()) -> None:
         super().__init__()
         self.graph, self.code, self.history = graph, code, history
-        tree = module_tree(graph, params)
+        self.weights = module_tree(graph, params)
         self._every = frozenset(node["name"] for node in graph.inputs)
-        self.graph_module = fx.GraphModule(tree, self._program(self._every).step_graph)
-        for name, child in tree._modules.items():  # the graph module holds what one step reads; add the rest
-            self.graph_module._modules[name] = child
-        for registry in ("_parameters", "_buffers"):
-            getattr(self.graph_module, registry).update(getattr(tree, registry))
         self._register_state_dict_hook(_drop_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
         self.register_load_state_dict_post_hook(_hide_prefix)
         self.eval()
+
+    @property
+    def graph_module(self) -> fx.GraphModule:
+        """One time step as a ``torch.fx.GraphModule`` around the network's own tensors, for reading."""
+        return fx.GraphModule(self.weights, self._program(self._every).step_graph)
 
     def forward(
         self,
@@ -124,7 +127,7 @@ class SpikingNetwork(nn.Module):
             )
         given = bind(self.graph, inputs, named)
         check_shapes(given, self.graph)
-        return layerwise(self.graph)(self.graph_module, self.code, T, given)
+        return self._call(layerwise(self.graph), self.code, T, given)
 
     def iterate(self, *inputs: Any, T: int, encoding: Encoding = constant(), **named: Any) -> Iterator[Any]:
         """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough."""
@@ -137,16 +140,20 @@ class SpikingNetwork(nn.Module):
         """The output decoded at the steps ``at`` of a run of T."""
         given = bind(self.graph, inputs, named)
         encode = encoding.encode
+        if encode is None:
+            check_shapes(given, self.graph)
         moving = sequences(given) if encode else frozenset()
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         for t in range(1, T + 1):
             clock = self.code.clock(t)
-            now = given | {name: encoded(given[name], encode, clock) for name in moving} if encode else given
-            check_shapes(now, self.graph)
-            cells, frontier = run.step(self.graph_module, clock, cells, statics, now)
+            now = given
+            if encode is not None:
+                now = given | {name: encoded(given[name], encode, clock) for name in moving}
+                check_shapes(now, self.graph)
+            cells, frontier = self._call(run.step, clock, cells, statics, now)
             if t in at:
-                yield run.read(self.graph_module, statics, frontier, now)
+                yield self._call(run.read, statics, frontier, now)
 
     def init(self, *inputs: Any, **named: Any) -> State:
         """The state before the first step, for inputs like these.
@@ -166,10 +173,12 @@ class SpikingNetwork(nn.Module):
         clock = self.code.clock(state.t + 1)
         given = bind(self.graph, inputs, named)
         check_shapes(given, self.graph)
+        shapes = same_shapes(given, state.shapes)
         run = self._program(sequences(given))
-        cells, frontier = run.step(self.graph_module, clock, state.cells, state.statics, given)
-        decoded = run.read(self.graph_module, state.statics, frontier, given)
-        return State(clock.t, FrozenMap(cells), state.statics, decoded), _as_events(state.decoded, decoded, clock)
+        cells, frontier = self._call(run.step, clock, state.cells, state.statics, given)
+        decoded = self._call(run.read, state.statics, frontier, given)
+        after = State(clock.t, FrozenMap(cells), state.statics, decoded, shapes)
+        return after, _as_events(state.decoded, decoded, clock)
 
     def sequence(self, *inputs: Any, **named: Any) -> Any:
         """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state.
@@ -192,7 +201,7 @@ class SpikingNetwork(nn.Module):
             part = slice(first, min(first + CHUNK, length))
             clocks = [self.code.clock(t + 1) for t in range(part.start, part.stop)]
             now = given | {name: map_leaves(itemgetter(part), given[name]) for name in moving}
-            cells, outputs = run.window(self.graph_module, clocks, cells, statics, now)
+            cells, outputs = self._call(run.window, clocks, cells, statics, now)
             for t, clock in enumerate(clocks):
                 after = of_step(outputs, t)
                 events.append(_as_events(decoded, after, clock))
@@ -206,11 +215,16 @@ class SpikingNetwork(nn.Module):
     def _prepared(self, given: Mapping[str, Any], sequences: frozenset[str]) -> tuple[Program, Any]:
         """The program, and what it computes once."""
         run = self._program(sequences)
-        return run, run.once(self.graph_module, given)
+        return run, self._call(run.once, given)
+
+    def _call(self, function: Callable[..., Any], *given: Any) -> Any:
+        """A function of the program; its last argument are the inputs."""
+        with explained(given[-1]):
+            return function(self.weights, *given)
 
     def neurons(self) -> dict[str, SpikingNeuron]:
         """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
-        found = self.graph_module.named_modules()
+        found = self.weights.named_modules()
         return {name: module for name, module in found if isinstance(module, SpikingNeuron)}
 
     def __repr__(self) -> str:
@@ -227,7 +241,7 @@ class SpikingNetwork(nn.Module):
         return _rebuilt, (self.graph, params, self.code, self.history, self.training)
 
     def _tensor(self, key: str) -> Tensor:
-        value: Any = self.graph_module
+        value: Any = self.weights
         for part in key.split("."):
             value = getattr(value, part)
         assert isinstance(value, Tensor)
@@ -240,20 +254,20 @@ def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple
 
 def _drop_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
     """Let the network's keys be the ANN's own."""
-    inner = f"{prefix}graph_module."
+    inner = f"{prefix}weights."
     for key in [key for key in state_dict if key.startswith(inner)]:
         state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
 
 
 def _add_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    inner = f"{prefix}graph_module."
+    inner = f"{prefix}weights."
     for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(inner)]:
         state_dict[inner + key.removeprefix(prefix)] = state_dict.pop(key)
 
 
 def _hide_prefix(module: nn.Module, incompatible: Any) -> None:
     for keys in (incompatible.missing_keys, incompatible.unexpected_keys):
-        keys[:] = [key.replace("graph_module.", "", 1) for key in keys]
+        keys[:] = [key.replace("weights.", "", 1) for key in keys]
 
 
 def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:

@@ -170,8 +170,14 @@ def constants(value: Any, clocks: Sequence[Clock], like: Any) -> Any:
     return stacked([temporal.constant(value, clock, at(like, 0)) for clock in clocks])
 
 
-def fired(neuron: SpikingNeuron, state: Any, z: Tensor, clocks: Sequence[Clock], timed: bool) -> tuple[Tensor, Any]:
-    """The events of a neuron at each step, and its state after the last."""
+def fired(neuron: Any, state: Any, z: Tensor, clocks: Sequence[Clock], timed: bool) -> tuple[Tensor, Any]:
+    """The events of a neuron at each step, and its state after the last.
+
+    What stands for a ``SpikingNeuron`` may have a way of its own: ``window(state, z, clocks, timed)``.
+    """
+    if not isinstance(neuron, SpikingNeuron):
+        found: tuple[Tensor, Any] = neuron.window(state, z, clocks, timed)
+        return found
     events = []
     for t, clock in enumerate(clocks):
         now, state = neuron(z[t] if timed else z, state, clock)

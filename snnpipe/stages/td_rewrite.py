@@ -6,6 +6,7 @@ from snnpipe.codes import TD, Code
 from snnpipe.errors import StageError
 from snnpipe.ops.lift import Case, graded_units, lift, place
 from snnpipe.stage import stage
+from snnpipe.stages.replace import settle
 from snnpipe.state import ConversionState, Event
 
 
@@ -31,12 +32,13 @@ def td_rewrite(state: ConversionState, *, code: Code = TD) -> ConversionState:
         if state.code == code:
             return state
         raise StageError(f"td_rewrite: the graph is carried to {state.code} already, it cannot be carried to {code}")
-    lifted = lift(state.graph, temporal_inputs=True)
-    placed = place(state.graph, temporal_inputs=True)
+    graph = settle(state.graph, state.params, code)
+    lifted = lift(graph, temporal_inputs=True)
+    placed = place(graph, temporal_inputs=True)
     count = {case: sum(p.case is case for p in placed.values()) for case in Case}
     summary = ", ".join(f"{n} {case.value}" for case, n in count.items() if n)
     graded = (
         Event("td_rewrite", node.name, "graded unit", f"{node.op} is not linear: its output is float-valued each step")
-        for node in graded_units(state.graph, temporal_inputs=False)
+        for node in graded_units(graph, temporal_inputs=False)
     )
     return state.evolve(Event("td_rewrite", str(code), "lifted", summary), *graded, graph=lifted, code=code)
