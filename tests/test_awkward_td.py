@@ -311,6 +311,8 @@ def test_the_spiking_error_falls_as_one_over_t(row):
     assert len(snn.neurons()) == case.sites
     if case.sites == 0:
         return assert_exact(snn(*inputs, T=3), want)
+    if case.name == "P25 QCFS":  # quantised: exact in as many steps as it has levels; more tell more of the current
+        return assert_exact(snn(*inputs, T=4, schedule="layer"), want)
     *early, late = (relative_error(snn(*inputs, T=T), want) for T in STEPS)
     K = max(T * error for T, error in zip(STEPS, early, strict=False))
     assert 0 < late <= 2 * K / STEPS[-1] < 0.02

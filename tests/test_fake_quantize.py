@@ -204,7 +204,7 @@ def test_a_quantised_relu_is_one_site_without_data(name, by_example):
     want = model(x)
     assert (snn(x, T=n, schedule="layer") - want).abs().max() <= bound(torch.float32, want.abs().max().item() * n)
     td = pipe(state, replace(rules=(matching_levels,)), td_rewrite, to_snn)
-    assert (td(x, T=80) - want).abs().max() <= bound(torch.float32, want.abs().max().item() * n)
+    assert (td(x, T=2 * n) - want).abs().max() <= bound(torch.float32, want.abs().max().item() * n)
 
 
 def test_quantised_channels_keep_their_scales():
@@ -213,7 +213,7 @@ def test_quantised_channels_keep_their_scales():
     snn = pipe(model, trace, replace(rules=(matching_levels,)), td_rewrite, to_snn)
     assert [n.threshold.numel() for n in snn.neurons().values()] == [8, 8]
     want = model(x)
-    assert (snn(x, T=60) - want).abs().max() <= bound(torch.float32, 7 * want.abs().max().item())
+    assert (snn(x, T=2 * 7) - want).abs().max() <= bound(torch.float32, 7 * want.abs().max().item())
 
 
 @pytest.mark.parametrize(("activation", "high", "sites"), [(nn.ReLU6(), 6.0, 1), (nn.Hardtanh(0, 1), 6.0, 2)], ids=str)
@@ -262,7 +262,7 @@ def test_values_of_both_signs_with_neurons_that_keep_the_levels():
         replace(state, rules=(matching_levels,), threshold=fixed(1.0))
     td = pipe(state, replace(rules=(matching_levels,)), td_rewrite, to_snn)
     want = model(x)
-    assert (td(x, T=80) - want).abs().max() <= bound(torch.float32, 8 * want.abs().max().item())
+    assert (td(x, T=4 * 15) - want).abs().max() <= bound(torch.float32, 8 * want.abs().max().item())
     assert report(td).endswith("\nfully spiking")
 
 

@@ -253,11 +253,12 @@ def test_under_td_matching_neurons_say_what_the_trained_network_computes(seed):
     model, x = wide(*mixed_thetas(), seed=seed), points()
     td = pipe(model, trace, replace(rules=(matching_levels,)), td_rewrite, to_snn)
     want = model(x).detach()
-    outputs = list(td.iterate(x, T=60))
+    steps = 3 * 4  # layers times levels
+    outputs = list(td.iterate(x, T=steps))
     limit = bound(torch.float64, want.abs().max().item())
     assert (outputs[-1] - want).abs().max() <= limit
     assert (outputs[2] - want).abs().max() > limit  # one level in a step takes time
-    parts = torch.cat([points(3 * 32).reshape(3, 32, 8) / 2, torch.zeros(60, 32, 8, dtype=torch.float64)])
+    parts = torch.cat([points(3 * 32).reshape(3, 32, 8) / 2, torch.zeros(steps, 32, 8, dtype=torch.float64)])
     assert (td.sequence(parts).sum(0) - model(parts.sum(0))).abs().max() <= limit
 
 

@@ -70,7 +70,8 @@ UNARY: FrozenMap[str, Callable[..., Any]] = FrozenMap({
     "relu": F.relu, "gelu": F.gelu, "silu": F.silu, "mish": F.mish, "elu": F.elu, "selu": F.selu, "celu": F.celu,
     "leaky_relu": F.leaky_relu, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "softplus": F.softplus,
     "logsigmoid": F.logsigmoid, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "exp": torch.exp, "abs": torch.abs,
-    "square": torch.square, "erf": torch.erf, "sin": torch.sin, "cos": torch.cos,
+    "square": torch.square, "erf": torch.erf, "sin": torch.sin, "cos": torch.cos, "floor": torch.floor,
+    "round": torch.round,
 })  # fmt: skip
 _OPTIONS = {
     "gelu": " * approximate='none'", "elu": " alpha=1.0", "celu": " alpha=1.0", "leaky_relu": " negative_slope=0.01",

@@ -16,6 +16,7 @@ from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.rewrite import Rewrite, RewriteRule
 from snnpipe.rules.axes import MAX_POOLS
+from snnpipe.rules.staircase import written_quantiser
 from snnpipe.state import Levels
 
 
@@ -120,4 +121,4 @@ def _first(rules: tuple[SiteRule, ...], node: Node, graph: Graph) -> Match | Non
 
 
 #: Exact rewrites of the ANN that ``instrument`` makes before it looks for sites.
-PLACEMENT_RULES: tuple[RewriteRule, ...] = (pool_before_activation, quantiser_rectifies)
+PLACEMENT_RULES: tuple[RewriteRule, ...] = (written_quantiser, pool_before_activation, quantiser_rectifies)

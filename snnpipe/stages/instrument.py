@@ -62,6 +62,7 @@ def instrument(
         *(Event("instrument", name, note) for name, note in placed.done),
         *(Event("instrument", site.name, "site", _described(site)) for site in sites.values()),
         graph=graph,
+        params=placed.params,
         sites=sites,
         threshold=threshold,
         statistics=FrozenMap(),
