@@ -28,7 +28,7 @@ _ONE = torch.ones((), dtype=torch.float64)
 class Form:
     """``clip(scale w + shift, low, high)``, scale > 0; w is the value of a node, or the floor of another form.
 
-    Its numbers are tensors in float64 that broadcast against the value.
+    Its numbers are tensors in float64, on the CPU, that broadcast against the value.
     """
 
     of: Ref | Form
@@ -114,10 +114,10 @@ def _straight_through(node: Node, graph: Graph) -> Ref | None:
 
 
 def _constant(operand: Any, graph: Graph, params: Mapping[str, Tensor]) -> Tensor | None:
-    """A number, or what parameters alone decide, in float64."""
+    """A number, or what parameters alone decide, in float64 on the CPU."""
     varying = isinstance(operand, Ref) and operand.name in _varying(graph)
     value = None if varying else value_of(operand, graph, params, {})
-    return torch.as_tensor(value).double() if isinstance(value, int | float | Tensor) else None
+    return torch.as_tensor(value).cpu().double() if isinstance(value, int | float | Tensor) else None
 
 
 @lru_cache(maxsize=1)
