@@ -1,0 +1,203 @@
+"""What a run costs, as data and as a table."""
+
+from __future__ import annotations
+
+import attrs
+
+from snnpipe.analysis.tables import aligned, short
+from snnpipe.frozen import FrozenMap
+
+#: Picojoules of a 32-bit float addition, and of a multiplication and an addition, in 45 nm CMOS.  Reference: Horowitz
+#: 2014, "Computing's energy problem (and what we can do about it)", ISSCC.
+PJ_AC, PJ_MAC = 0.9, 4.6
+
+
+@attrs.frozen
+class Layer:
+    """A layer of neurons, per sample and run.
+
+    Attributes:
+        name: as in ``snn.neurons()``.
+        neuron, unit, alphabet: what it is, what kind of event it sends, and its events in words.
+        wires, bits: the lines its events travel on in parallel, and the bits one line carries in a step: 1 for a
+            spike, 2 with a sign, more for a burst or a number.
+        neurons: how many.
+        events: spikes on all wires, as ``spike_counts`` counts them; an event that carries a number counts once.
+        state: floats they remember from step to step.
+    """
+
+    name: str
+    neuron: str
+    unit: str
+    alphabet: str
+    wires: int
+    bits: int
+    neurons: int
+    events: float
+    state: float
+
+    @property
+    def per_neuron(self) -> float:
+        """Events per neuron."""
+        return self.events / self.neurons
+
+
+@attrs.frozen
+class Operator:
+    """An operator of the network, per sample and run.
+
+    Attributes:
+        name, op: where it stands, and its row in the operator table.
+        runs: how often it is computed in the run: 1 where it sees a constant input or the decoded output, else T.
+        on_events: whether it runs on events, and not on decoded values or a constant input.
+        ac: additions of a weight, or of a number.
+        mac: multiplications of a float by a weight or another float.
+        graded: elements that it handles as a nonlinear operator on floats.
+        ann: multiplications of the same operator in the ANN.
+        unseen: a module kept whole that has weights, but whose multiplications cannot be seen from outside.
+    """
+
+    name: str
+    op: str
+    runs: int
+    on_events: bool
+    ac: float
+    mac: float
+    graded: float
+    ann: float
+    unseen: bool = False
+
+
+@attrs.frozen
+class Account:
+    """What a run of T steps costs, per sample: the mean over the batch.  Printed, a table.
+
+    Attributes:
+        T, code, encoding, batch: what was run.
+        layers: the neurons, layer by layer.
+        operators: the operators that cost anything.
+        state: floats carried from step to step by ``"neurons"``, ``"accumulators"`` and ``"differences"``.  Each is
+            updated once per step; these updates are counted here and nowhere else.
+    """
+
+    T: int
+    code: str
+    encoding: str
+    batch: int
+    layers: tuple[Layer, ...]
+    operators: tuple[Operator, ...]
+    state: FrozenMap[str, float]
+
+    @property
+    def neurons(self) -> int:
+        return sum(layer.neurons for layer in self.layers)
+
+    @property
+    def events(self) -> float:
+        return sum(layer.events for layer in self.layers)
+
+    @property
+    def per_neuron(self) -> float:
+        """Events per neuron, 0 without neurons."""
+        return self.events / max(self.neurons, 1)
+
+    @property
+    def sop(self) -> float:
+        """Synaptic operations: events x fan-out, additions for spikes and multiplications for numbers."""
+        return sum(operator.ac + operator.mac * operator.on_events for operator in self.operators)
+
+    @property
+    def ac(self) -> float:
+        """Accumulates: a spike that is added to what it reaches, once for each wire and target."""
+        return sum(operator.ac for operator in self.operators)
+
+    @property
+    def mac(self) -> float:
+        """Multiply-accumulates that are left: operators on floats, wherever the floats come from."""
+        return sum(operator.mac for operator in self.operators)
+
+    @property
+    def graded(self) -> float:
+        """Elements that nonlinear operators on floats handle, over all steps."""
+        return sum(operator.graded for operator in self.operators)
+
+    @property
+    def ann(self) -> float:
+        """Multiply-accumulates of the ANN on one sample."""
+        return sum(operator.ann for operator in self.operators)
+
+    @property
+    def energy(self) -> float:
+        """``0.9 ac + 4.6 mac`` in picojoules: an estimate for the arithmetic alone, which nobody measured."""
+        return PJ_AC * self.ac + PJ_MAC * self.mac
+
+    @property
+    def ann_energy(self) -> float:
+        """``4.6 ann`` in picojoules."""
+        return PJ_MAC * self.ann
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+_HEAD = ("layer", "an event is one of", "wires x bits", "neurons", "events", "per neuron", "state floats")
+
+
+def _lines(account: Account) -> list[str]:
+    """The table: neurons, then operations beside those of the ANN, then what the numbers leave open."""
+    rows = [
+        (
+            n.name,
+            n.alphabet or n.unit,
+            f"{n.wires} x {n.bits}",
+            *map(short, (n.neurons, n.events, n.per_neuron, n.state)),
+        )
+        for n in account.layers
+    ]
+    whole = (account.neurons, account.events, account.per_neuron, account.state["neurons"])
+    costs = [
+        ("operations", "this run", "ANN", ""),
+        ("additions (AC)", short(account.ac), "", _where(account, "ac")),
+        ("multiplications (MAC)", short(account.mac), short(account.ann), _where(account, "mac")),
+        ("synaptic, of both (SOP)", short(account.sop), "", "events x fan-out"),
+        ("graded units, elements", short(account.graded), "", _where(account, "graded")),
+        ("energy in pJ", short(account.energy), short(account.ann_energy), _ratio(account)),
+    ]
+    state = ", ".join(f"{short(floats)} in {where}" for where, floats in account.state.items())
+    return [
+        f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input; "
+        f"per sample and run, mean of {account.batch} sample{_s(account.batch)}",
+        "",
+        *aligned([_HEAD, *rows, ("all", "", "", *map(short, whole))] if rows else [("no neurons",)], left=2),
+        "",
+        *aligned(costs, left=1, right=1),
+        "",
+        f"floats of state: {state}",
+        *_warnings(account),
+    ]
+
+
+def _s(count: int) -> str:
+    return "s" * (count != 1)
+
+
+def _where(account: Account, kind: str) -> str:
+    """The operators with most of the operations of this kind, and how often they run."""
+    found = sorted((o for o in account.operators if getattr(o, kind)), key=lambda o: -getattr(o, kind))
+    named = [f"{o.name} ({o.op}, {'once' if o.runs == 1 else f'x {o.runs}'}) {short(getattr(o, kind))}" for o in found]
+    return "; ".join(named[:3] + [f"{len(found) - 3} more"] * (len(found) > 3))
+
+
+def _ratio(account: Account) -> str:
+    return f"{account.energy / account.ann_energy:.3g} of the ANN's" if account.ann else ""
+
+
+def _warnings(account: Account) -> list[str]:
+    notes = [
+        f"energy: {PJ_AC} AC + {PJ_MAC} MAC (45 nm, Horowitz 2014), arithmetic only, without graded units, updates of "
+        "state and memory; nobody measured it on silicon"
+    ]
+    if any(layer.unit == "multi-level" for layer in account.layers):
+        notes.append("multi-level events: an AC is a shift and an addition where levels are powers of two")
+    unseen = [operator.name for operator in account.operators if operator.unseen]
+    return notes + [f"MACs not seen inside {', '.join(unseen)}: a module kept whole"] * bool(unseen)
