@@ -28,6 +28,12 @@ embeddings decoded after T steps are compared with the ANN's: mean cosine simila
 `levels` and `top` say what a neuron's largest event is, in its smallest ones and in thetas.  Spikes are counted wire by
 wire on the eight longest sentences, from the first step on, and divided by the number of neurons.
 
+Codes and rules differ in what they do to long tails.  Under RATE the decoded value is a mean of events, so a feature
+that exceeds the largest event is cut off however large T is; there a rule wants room (`maximum()`: the largest event of
+cascade(n=4) is 1.875 times the largest value seen).  Sums of events reach beyond.  Under TD the error is that of a
+smallest event at any T, under DIFFERENTIAL it falls as 1/T.
+`threshold_iteration` takes currents to be Gaussian, and clips what is not: attention's probabilities, GELU's output.
+
 With ``--write`` the page minilm.md is written, or the part of it that was run.
 Doctests: ``python -m doctest docs/benchmarks/minilm.py``.
 """
@@ -378,7 +384,7 @@ def verdict(table: list[tuple[str, ...]]) -> str:
 def section(part: str, said: list[str], table: list[str]) -> str:
     """One of the page's two sections: the title, the command, what this docstring says of it, facts, the table."""
     paragraphs = (__doc__ or "").split("\n\n")
-    intro = "\n\n".join(paragraphs[2:4] if part == "exact" else paragraphs[4:5])
+    intro = "\n\n".join(paragraphs[2:4] if part == "exact" else paragraphs[4:6])
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", PACKAGE))
     command = f"    pip install {PACKAGE} transformers\n    python docs/benchmarks/minilm.py --part {part} --write"
     facts = "\n".join(f"- {fact}" for fact in said)
