@@ -10,7 +10,7 @@ from property_tests import purity
 from property_tests.test_layers import dyadic
 from snnpipe import fuse, instrument, pipe, replace, td_rewrite, to_module, to_snn, trace
 from snnpipe.ops.quantisers import QCFS
-from snnpipe.rules.sites import PLACEMENT_RULES
+from snnpipe.rules.placement import PLACEMENT_RULES
 from snnpipe.stages.matching import matching_levels
 
 WIDTH = 4

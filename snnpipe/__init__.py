@@ -4,9 +4,13 @@
 >>> from snnpipe import pipe, trace, fuse, calibrate, to_snn
 """
 
+from snnpipe import recipes as recipes
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
 from snnpipe.analysis.check import Verdict, check
+from snnpipe.analysis.costs import Account
+from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.report import report
+from snnpipe.analysis.sweep import Sweep, sweep
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, restarted
 from snnpipe.errors import (
     CalibrationError,
@@ -27,8 +31,9 @@ from snnpipe.kernels.neuron import Neuron, encoder, integrate_and_fire, leaky_in
 from snnpipe.kernels.optimal import local_threshold_balancing, mmse
 from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.threshold import Threshold, ema, maximum, percentile, scaled
+from snnpipe.ops.quantisers import QCFS
 from snnpipe.rules.operands import TRANSFORMER_RULES
-from snnpipe.rules.sites import SITE_RULES
+from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
@@ -36,24 +41,26 @@ from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.correct import correct_bias, correct_potential, correct_threshold
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
+from snnpipe.stages.matching import matching_levels
 from snnpipe.stages.replace import replace
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.thresholds import fixed
 from snnpipe.stages.to_snn import to_module, to_snn
 from snnpipe.stages.trace import trace
-from snnpipe.state import ConversionState, Event, Site, digest, state_equal
+from snnpipe.state import ConversionState, Event, Levels, Site, digest, state_equal
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DIFFERENTIAL", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES", "CalibrationError", "Clock", "Code",
-    "Codebook", "ConversionState", "Encoding", "Event", "GraphError", "InputError", "Neuron", "Site",
-    "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Threshold", "ThresholdError", "ThresholdWarning",
-    "TraceError", "UnsupportedError", "Verdict", "burst", "calibrate", "cascade", "check", "constant",
-    "correct_bias", "correct_potential", "correct_threshold", "digest", "ema", "encoder", "events", "fixed", "fuse",
-    "geometric", "graded", "group", "instrument", "integrate_and_fire", "leaky_integrate_and_fire",
-    "load_statistics", "local_threshold_balancing", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile",
-    "pipe", "poisson", "repaired", "replace", "report", "restarted", "save_statistics", "scaled", "signed_memory",
-    "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "td_rewrite", "threshold_iteration", "to_module",
+    "DIFFERENTIAL", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock",
+    "Code", "Codebook", "ConversionState", "Encoding", "Event", "GraphError", "InputError", "Levels", "Neuron",
+    "Site", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Sweep", "Threshold", "ThresholdError",
+    "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "account", "burst", "calibrate", "cascade",
+    "check", "constant", "correct_bias", "correct_potential", "correct_threshold", "digest", "ema", "encoder",
+    "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
+    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
+    "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
+    "repaired", "replace", "report", "restarted", "save_statistics", "scaled", "signed_memory", "spike_counts",
+    "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_module",
     "to_snn", "trace",
 ]  # fmt: skip

@@ -28,6 +28,8 @@ LAYERS = (
     ("stage",),
     ("runtime",),
     ("stages",),
+    ("recipe",),
+    ("recipes",),
     ("analysis", "exchange"),
     ("",),
     ("demo", "cli", "__main__"),

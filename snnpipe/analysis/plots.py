@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import attrs
@@ -12,6 +12,8 @@ from snnpipe.errors import SnnpipeError
 
 # Okabe and Ito 2008, "Color universal design": told apart with every kind of colour vision.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+_COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = ("o", "s", "^", "D")
 
 
 @attrs.frozen
@@ -95,4 +97,41 @@ def plot_accuracy(
         axes.grid(color="#DDDDDD", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def plot_recipes(
+    lines: Mapping[str, Sequence[tuple[int, float]]], ann_accuracy: float, path: str | PathLike[str]
+) -> None:
+    """Draw accuracy against latency (log2), a line for each recipe, into a file.
+
+    Args:
+        lines: for each recipe its points ``(latency in steps, accuracy in per cent)``.
+        ann_accuracy: the ANN's accuracy in per cent, drawn as a dashed line.
+        path: where to write; the ending says in which format.
+
+    Raises:
+        SnnpipeError: no points, or matplotlib is missing.
+    """
+    if not any(lines.values()):
+        raise SnnpipeError("plot_recipes: there are no points to draw")
+    require_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
+    figure = Figure(figsize=(7.5, 5.0), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(ann_accuracy, color=_GREY, linestyle="--", linewidth=1.5, label=f"ANN ({ann_accuracy:.1f} %)")
+    for k, (name, points) in enumerate(lines.items()):
+        latency, accuracy = zip(*sorted(points), strict=True)
+        colour, marker = _COLOURS[k % len(_COLOURS)], _MARKERS[k // len(_COLOURS) % len(_MARKERS)]
+        axes.plot(latency, accuracy, color=colour, marker=marker, linewidth=1.8, markersize=5, label=name)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.set_xlabel("latency in time steps, first passes and waiting included (log scale)")
+    axes.set_ylabel("test samples classified right (%)")
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", framealpha=1.0, fontsize=8)
     figure.savefig(path)

@@ -1,7 +1,5 @@
-"""The two kinds of module that stand for nodes in generated code: a neuron, and a module kept as one call.
-
-They hold no state that a call changes.
-"""
+"""The two kinds of module that stand for nodes in generated code, a neuron and a module kept as one call; no call
+changes them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from snnpipe.kernels.threshold import Threshold, as_threshold, percentile
 from snnpipe.ops.lift import has_neurons
 from snnpipe.rewrite import rewrite
 from snnpipe.rules.axes import channel_axis
-from snnpipe.rules.sites import PLACEMENT_RULES, SITE_RULES, Match, SiteRule
+from snnpipe.rules.placement import PLACEMENT_RULES
+from snnpipe.rules.sites import SITE_RULES, Match, SiteRule
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.state import ConversionState, Event, Levels, Site

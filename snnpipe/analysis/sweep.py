@@ -1,0 +1,167 @@
+"""Several recipes on the same data: what accuracy at what latency, and at what price."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from os import PathLike
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from snnpipe.analysis.activity import spike_counts
+from snnpipe.analysis.energy import account
+from snnpipe.analysis.plots import plot_recipes
+from snnpipe.errors import InputError
+from snnpipe.kernels.neuron import UNITS
+from snnpipe.recipe import Recipe
+from snnpipe.recipes import named
+from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.stage import pipe
+from snnpipe.stages.fuse import fuse
+from snnpipe.stages.to_snn import to_module
+from snnpipe.stages.trace import trace
+from snnpipe.state import ConversionState
+
+#: Samples the prices are counted on.
+SAMPLES = 8
+
+
+@attrs.frozen
+class Outcome:
+    """One recipe at one T.
+
+    Attributes:
+        recipe: its name.
+        T: steps that count.
+        latency: steps until the answer: with those of a first pass, and of waiting for the layers before.
+        accuracy: share of right answers, percent.
+        agreement: share of the ANN's answers, percent.
+        events: spikes per neuron and sample on all its wires, until the answer.
+        wires: the most wires of a neuron.
+        unit: what an event is, of the neuron that says most: ``binary``, ``signed``, ``multi-level``, ``graded``.
+        state: floats carried from step to step, per sample.
+        macs: multiplications of floats per sample and answer; NaN for the layer schedule, where they are not counted.
+    """
+
+    recipe: str
+    T: int
+    latency: int
+    accuracy: float
+    agreement: float
+    events: float
+    wires: int
+    unit: str
+    state: float
+    macs: float
+
+
+@attrs.frozen
+class Sweep:
+    """The answer of ``sweep``: data, a table when printed, a figure with ``plot(path)``.
+
+    Attributes:
+        outcomes: one for each recipe and T.
+        ann: the ANN's accuracy, percent.
+        samples: how many samples were classified.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    ann: float
+    samples: int
+
+    def __str__(self) -> str:
+        width = max((len(o.recipe) for o in self.outcomes), default=6)
+        head = f"{'recipe':{width}}    T  latency  accuracy %  as ANN %  events  wires  unit         state      MACs"
+        lines = [f"ANN: {self.ann:.2f} % of {self.samples} samples", head]
+        lines += [
+            f"{o.recipe:{width}} {o.T:4} {o.latency:8} {o.accuracy:11.2f} {o.agreement:9.2f} {o.events:7.2f}"
+            f" {o.wires:6}  {o.unit:11}{o.state:8.0f}  " + ("       -" if math.isnan(o.macs) else f"{o.macs:8.3g}")
+            for o in self.outcomes
+        ]
+        return "\n".join(lines)
+
+    def plot(self, path: str | PathLike[str]) -> None:
+        """Draw accuracy against latency, a line for each recipe, into a file."""
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for o in self.outcomes:
+            lines.setdefault(o.recipe, []).append((o.latency, o.accuracy))
+        plot_recipes(lines, self.ann, path)
+
+
+def sweep(
+    model: nn.Module | ConversionState,
+    recipes: Iterable[Recipe | str],
+    *,
+    batches: Sequence[Any],
+    data: Sequence[tuple[Tensor, Tensor]],
+    T: Sequence[int] = (1, 2, 4, 8),
+    progress: bool = False,
+) -> Sweep:
+    """Convert a classifier by several recipes and classify the same data with each; the model is unchanged.
+
+    Args:
+        model: the network, or the state it was traced to.
+        recipes: values or names of ``snnpipe.recipes``.
+        batches: calibration data as ``calibrate`` takes it; read more than once.
+        data: batches ``(x, labels)``, labels (B,) of class indices; the prices are counted on the first few samples.
+        T: for which numbers of steps; each gets a network of its own, for thresholds may depend on it.
+        progress: show a progress bar.
+
+    >>> from torch import nn
+    >>> _ = torch.manual_seed(0)
+    >>> model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.randn(64, 4)
+    >>> found = sweep(model, ["opi", "snm"], batches=[x], data=[(x, model(x).argmax(1))], T=(1, 32))
+    >>> [(outcome.recipe, outcome.T, outcome.accuracy) for outcome in found.outcomes][-1]
+    ('snm', 32, 100.0)
+    """
+    if not data or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in data):
+        raise InputError("sweep: data is a list of batches (x, labels), for example [(images, labels)] or list(loader)")
+    state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
+    labels = torch.cat([y for _, y in data]).cpu()
+    with torch.no_grad():
+        ann = to_module(state)
+        answers = torch.cat([ann(x).argmax(1).cpu() for x, _ in data])
+        jobs = [(named(recipe), steps) for recipe in recipes for steps in T]
+        outcomes = [
+            _outcome(recipe, state, batches, data, labels, answers, steps)
+            for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress)
+        ]
+    return Sweep(tuple(outcomes), _percent(answers, labels), len(labels))
+
+
+def _outcome(
+    recipe: Recipe, state: ConversionState, batches: Any, data: Any, labels: Tensor, answers: Tensor, T: int
+) -> Outcome:
+    snn = recipe.network(state, batches, T=T)
+    guesses = torch.cat([recipe.run(snn, x, T=T).argmax(1).cpu() for x, _ in data])
+    x = data[0][0][:SAMPLES]
+    counts = spike_counts(snn, x, T=recipe.pre + T, schedule=recipe.schedule)
+    events = sum(int(count.per_step.sum()) for count in counts.values())
+    events_per_neuron = events / max(1, sum(count.size for count in counts.values()))
+    neurons = [module.neuron for module in snn.neurons().values()]
+    state_floats, macs = _price(recipe, snn, x, T)
+    return Outcome(
+        recipe.name,
+        T,
+        recipe.latency(snn, T),
+        _percent(guesses, labels),
+        _percent(guesses, answers),
+        events_per_neuron,
+        max((neuron.wires for neuron in neurons), default=0),
+        max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
+        state_floats,
+        macs,
+    )
+
+
+def _price(recipe: Recipe, snn: SpikingNetwork, x: Tensor, T: int) -> tuple[float, float]:
+    costs = account(snn, x, T=1 if recipe.schedule == "layer" else recipe.pre + T)
+    return sum(costs.state.values()), math.nan if recipe.schedule == "layer" else costs.mac
+
+
+def _percent(guesses: Tensor, truth: Tensor) -> float:
+    return 100.0 * (guesses == truth).double().mean().item()

@@ -1,0 +1,224 @@
+r"""Published conversion methods, each one line of composition.
+
+A method is a choice of *threshold rule, neuron, code, schedule and corrections*; each choice is a value of this
+library, so a recipe is a record of them, and a new one is one more function.  All are training-free; the number of
+steps T may decide any of them.
+
+    snn = recipes.snm().network(model, [images], T=4)
+    y = recipes.snm().run(snn, x, T=4)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from snnpipe.codes import DIFFERENTIAL, RATE, TD, Code, geometric, restarted
+from snnpipe.errors import InputError
+from snnpipe.kernels.gaussian import threshold_iteration
+from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n, st_bif
+from snnpipe.kernels.neuron import integrate_and_fire, signed_memory
+from snnpipe.kernels.optimal import local_threshold_balancing
+from snnpipe.kernels.repair import repaired
+from snnpipe.kernels.threshold import maximum, percentile
+from snnpipe.recipe import Recipe, always, fitted
+from snnpipe.stages.correct import correct_bias
+
+# binary events, rate coded
+
+
+def diehl() -> Recipe:
+    r"""``theta = max a`` per layer, ``v_0 = 0``: one layer decodes ``theta / T clip(floor(z T / theta), 0, T)``.
+
+    Diehl et al. 2015, "Fast-classifying, high-accuracy spiking deep networks through weight and threshold balancing",
+    IJCNN.
+    """
+    return Recipe("diehl", always(maximum(per="layer")), integrate_and_fire(v_init=0.0))
+
+
+def rueckauer() -> Recipe:
+    r"""As ``diehl`` with the 99.9th percentile of the nonzero activations of the layer.
+
+    Rueckauer et al. 2017, "Conversion of continuous-valued deep networks to efficient event-driven networks for image
+    classification", Frontiers in Neuroscience.
+    """
+    return Recipe("rueckauer", always(percentile(99.9, nonzero=True, per="layer")), integrate_and_fire(v_init=0.0))
+
+
+def opi() -> Recipe:
+    r"""The 99.9th percentile of each channel and ``v_0 = theta / 2``, which rounds where ``diehl`` truncates.
+
+    Bu et al. 2022, "Optimized potential initialization for low-latency spiking neural networks", AAAI; the shift of
+    theta/(2T) per step of Deng and Gu 2021, ICLR, is the same.
+    """
+    return Recipe("opi", always(percentile(99.9)), integrate_and_fire())
+
+
+def ltb(*, iterations: int = 1000) -> Recipe:
+    r"""``theta_c <- theta_c + 2 mean[(a - theta_c) [a > theta_c]]``, ``v_0 = theta / 2``.
+
+    Bu et al. 2025, "Inference-scale complexity in ANN-SNN conversion for high-performance and low-power
+    applications", CVPR.
+    """
+    return Recipe("ltb", always(local_threshold_balancing(iterations=iterations)), integrate_and_fire())
+
+
+def calibration_light() -> Recipe:
+    r"""The threshold of least squared error after T steps, ``v_0 = theta / 2``, and ``b_c += mean(a - a_T)``.
+
+    Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks calibration", ICML.
+    """
+    return Recipe("calibration_light", fitted(integrate_and_fire()), integrate_and_fire(), corrections=(correct_bias,))
+
+
+def srp(*, tau: int = 4) -> Recipe:
+    r"""A first pass of ``tau`` steps; a neuron with v < 0 after it is silent in the T steps that count.
+
+    Hao et al. 2023, "Reducing ANN-SNN conversion error through residual membrane potential", AAAI.
+    """
+    neuron = repaired(integrate_and_fire(), how="mask")
+    return Recipe("srp", fitted(neuron), neuron, restarted(tau), pre=tau)
+
+
+def offset(*, tau: int = 8) -> Recipe:
+    r"""A first pass of ``tau`` steps; what it sent too much or too little is charged to the potential the T steps that
+    count begin with, and ``b_c += mean(a - a_T)``.
+
+    After Hao et al. 2023, "Bridging the gap between ANNs and SNNs by calibrating offset spikes" (COS), ICLR, who
+    repeat the first pass for every layer.
+    """
+    neuron = repaired(integrate_and_fire())
+    return Recipe("offset", fitted(neuron), neuron, restarted(tau), pre=tau, corrections=(correct_bias,))
+
+
+def parallel() -> Recipe:
+    r"""Layer after layer: ``theta / T clip(floor(z T / theta + 1/2), 0, T)`` exactly, so the QCFS quantiser.
+
+    Hao et al. 2025, "Faster and stronger: when ANN-SNN conversion meets parallel spiking calculation", ICML.
+    """
+    neuron = integrate_and_fire()
+    return Recipe("parallel", fitted(neuron), neuron, schedule="layer")
+
+
+def bit_plane() -> Recipe:
+    r"""Layer after layer, the event of step t worth ``2^-t``: T bits of the activation, truncated.
+
+    Rueckauer et al. 2017 ("temporal pattern" of snn_toolbox); successive approximation as in Stoeckl and Maass 2021,
+    "Optimized spiking neurons can classify images with high accuracy", Nature Machine Intelligence.
+    """
+    return Recipe("bit_plane", always(maximum()), integrate_and_fire(v_init=0.0), geometric(2.0), schedule="layer")
+
+
+# ternary events
+
+
+def snm() -> Recipe:
+    r"""Events in {-theta, 0, theta}: a spike too many is taken back, never more than were sent.
+
+    Wang et al. 2022, "Signed neuron with memory: towards simple, accurate and high-efficient ANN-SNN conversion",
+    IJCAI.
+    """
+    return Recipe("snm", always(percentile(99.9)), signed_memory())
+
+
+def snm_calibrated() -> Recipe:
+    r"""``snm`` with the thresholds and the correction of ``calibration_light``."""
+    return Recipe("snm_calibrated", fitted(signed_memory()), signed_memory(), corrections=(correct_bias,))
+
+
+def spikezip(*, levels: int = 15) -> Recipe:
+    r"""ST-BIF under TD: after enough steps ``s clip(floor(z / s + 1/2), 0, levels)``, s = theta / levels, exactly.
+
+    You et al. 2024, "SpikeZIP-TF: conversion is all you need for transformer-based SNN", ICML.
+    """
+    return Recipe("spikezip", always(percentile(99.9)), st_bif(levels=levels), TD)
+
+
+# events of several levels
+
+
+def burst_spikes(*, cap: int = 5) -> Recipe:
+    r"""``s = theta clip(floor(m / theta), 0, cap)``, with the threshold of least error.
+
+    Li and Zeng 2022, "Efficient and accurate conversion of spiking neural network with burst spikes", IJCAI.
+    """
+    return Recipe("burst", fitted(burst(cap=cap)), burst(cap=cap))
+
+
+def group_neuron(*, m: int = 4) -> Recipe:
+    r"""``m`` members with the thresholds ``k theta / m`` on one potential, ``v_0 = theta / (2 m)``.
+
+    Lv et al. 2024, "Optimal ANN-SNN conversion with group neurons", ICASSP.
+    """
+    return Recipe("group", fitted(group(m=m)), group(m=m))
+
+
+def ecmt(*, n: int = 4) -> Recipe:
+    r"""One of the levels ``+-theta / 2^k`` in a step, rate coded.
+
+    Huang et al. 2024, "Towards high-performance spiking transformers from ANN to SNN conversion", ACM MM.
+    """
+    return Recipe("ecmt", always(percentile(99.9)), one_of_n(n=n))
+
+
+def dcgs(*, n: int = 4) -> Recipe:
+    r"""``ecmt``'s neuron under ``a_t = 1/t``, the threshold from mean and variance of the current.
+
+    Huang et al. 2025, "Differential coding for training-free ANN-to-SNN conversion", ICML.
+    """
+    return Recipe("dcgs", fitted(one_of_n(n=n), threshold_iteration), one_of_n(n=n), DIFFERENTIAL)
+
+
+def hmt(*, n: int = 4) -> Recipe:
+    r"""The binary expansion of the potential on ``n`` wires, the threshold from mean and variance of the current.
+
+    One layer decodes ``lambda / T clip(floor(z T / lambda + 1/2), 0, (2^n - 1) T)``, lambda = theta / 2^(n-1).
+
+    "Generalized threshold optimization with harmony multi-threshold neurons for accurate ANN to SNN conversion",
+    AAAI 2026.
+    """
+    return Recipe("hmt", fitted(cascade(n=n), threshold_iteration), cascade(n=n))
+
+
+def cascade_mmse(*, n: int = 4, code: Code = RATE) -> Recipe:
+    r"""``hmt`` with the threshold of least error on the data instead of on a Gaussian."""
+    return Recipe("cascade_mmse", fitted(cascade(n=n)), cascade(n=n), code)
+
+
+def cascade_calibrated(*, n: int = 4) -> Recipe:
+    r"""``cascade_mmse`` with ``b_c += mean(a - a_T)``, which pays at T = 1 and 2."""
+    return Recipe("cascade_calibrated", fitted(cascade(n=n)), cascade(n=n), corrections=(correct_bias,))
+
+
+def sigma_delta(*, levels: int = 15) -> Recipe:
+    r"""Graded events of whole numbers of theta / levels under TD: the rounded activations, as they change.
+
+    O'Connor and Welling 2017, "Sigma delta quantized networks", ICLR; the SDNN of Loihi 2.
+    """
+    return Recipe("sigma_delta", always(percentile(99.9)), graded(parts=levels), TD)
+
+
+def progressive(*, levels: int = 7, beta: float = 4.0) -> Recipe:
+    r"""Graded events ``k theta``, k = -levels .. levels, worth ``beta^-t``: each step ``beta`` times finer.
+
+    ``levels >= 2 beta - 1`` lets later steps mend what earlier ones got wrong, so the error falls as ``beta^-T``.
+    """
+    return Recipe("progressive", always(maximum()), graded(levels=levels), geometric(beta))
+
+
+#: Every recipe by name, with its default options.
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    make.__name__: make
+    for make in (
+        diehl, rueckauer, opi, ltb, calibration_light, srp, offset, parallel, bit_plane, snm, snm_calibrated, spikezip,
+        burst_spikes, group_neuron, ecmt, dcgs, hmt, cascade_mmse, cascade_calibrated, sigma_delta, progressive,
+    )
+}  # fmt: skip
+
+
+def named(recipe: Recipe | str) -> Recipe:
+    """A recipe as it is, or the one of that name."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        raise InputError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
+    return RECIPES[recipe]()

@@ -1,0 +1,158 @@
+"""Every recipe is what its publication says: one layer with a constant current, against the formula."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from snnpipe import InputError, digest, fuse, pipe, recipes, sweep, trace
+from snnpipe.recipes import RECIPES
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*never fired")
+
+
+def layer() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU()).double().eval()
+
+
+def vectors(seed: int, n: int = 256) -> Tensor:
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def steps_of(size: Tensor, most: float, shift: float = 0.5):
+    """``size / T clip(floor(z T / size + shift), 0, most T)``."""
+    return lambda z, theta, T: size(theta) / T * torch.floor(z * T / size(theta) + shift).clamp(0, most * T)
+
+
+def theta_itself(theta: Tensor) -> Tensor:
+    return theta
+
+
+def masked(z: Tensor, theta: Tensor, T: int, tau: int = 4) -> Tensor:
+    sent = torch.floor(z * tau / theta + 0.5).clamp(0, tau)
+    silent = z * tau + theta / 2 - sent * theta < 0
+    return steps_of(theta_itself, 1)(z, theta, T).masked_fill(silent, 0.0)
+
+
+def carried(z: Tensor, theta: Tensor, T: int, tau: int = 8) -> Tensor:
+    owed = z * tau - torch.floor(z * tau / theta + 0.5).clamp(0, tau) * theta
+    owed = torch.where(owed.abs() >= theta / 2, owed, 0.0).clamp(-3 * theta, 3 * theta)
+    return theta / T * torch.floor((z * T + owed) / theta + 0.5).clamp(0, T)
+
+
+def bits(z: Tensor, theta: Tensor, T: int) -> Tensor:
+    return theta / 2**T * torch.floor(z / theta * 2**T).clamp(0, 2**T - 1)
+
+
+def nearest_levels(z: Tensor, theta: Tensor, T: int, *, differential: bool, n: int = 4) -> Tensor:
+    """DCGS and ECMT by their own recursion, one neuron at a time; currents are positive, so nothing is held back."""
+    decoded = torch.zeros_like(z)
+    for i in range(z.numel()):
+        current, limit = z.reshape(-1)[i].item(), theta.expand_as(z).reshape(-1)[i].item()
+        levels = [limit / 2**k for k in range(n)]
+        said, membrane, wanted = 0.0, 0.0, 0.0
+        for t in range(1, T + 1):
+            wanted = t * (current - said) if differential else membrane + current  # r_out += s / t
+            level = next((a for a in levels if abs(wanted) >= 0.75 * a), 0.0)
+            event = math.copysign(level, wanted) if level else 0.0
+            total = t * said if differential else said
+            if event < 0 and total + event < -1e-12:  # at a ReLU no more is taken back than was sent
+                smaller = [a for a in levels if a <= min(level, total + 1e-12)]
+                event = -smaller[0] if smaller else 0.0
+            said += event / t if differential else event
+            membrane = wanted - event
+        decoded.view(-1)[i] = said if differential else said / T
+    return decoded
+
+
+#: recipe -> (T, what a current z > 0 decodes to)
+ORACLES = {
+    "diehl": (5, steps_of(theta_itself, 1, 0.0)),
+    "rueckauer": (5, steps_of(theta_itself, 1, 0.0)),
+    "opi": (5, steps_of(theta_itself, 1)),
+    "ltb": (7, steps_of(theta_itself, 1)),
+    "calibration_light": (4, steps_of(theta_itself, 1)),
+    "srp": (4, masked),
+    "offset": (4, carried),
+    "parallel": (6, steps_of(theta_itself, 1)),
+    "bit_plane": (4, bits),
+    "snm": (5, steps_of(theta_itself, 1)),
+    "snm_calibrated": (5, steps_of(theta_itself, 1)),
+    "spikezip": (40, lambda z, theta, T: theta / 15 * torch.floor(z * 15 / theta + 0.5).clamp(0, 15)),
+    "burst_spikes": (3, steps_of(theta_itself, 5)),
+    "group_neuron": (3, steps_of(lambda theta: theta / 4, 4)),
+    "ecmt": (3, lambda z, theta, T: nearest_levels(z, theta, T, differential=False)),
+    "dcgs": (3, lambda z, theta, T: nearest_levels(z, theta, T, differential=True)),
+    "hmt": (2, steps_of(lambda theta: theta / 8, 15)),
+    "cascade_mmse": (2, steps_of(lambda theta: theta / 8, 15)),
+    "cascade_calibrated": (2, steps_of(lambda theta: theta / 8, 15)),
+    "sigma_delta": (3, lambda z, theta, T: theta / 15 * torch.floor(z * 15 / theta + 0.5)),
+    "progressive": (6, lambda z, theta, T: theta * 4.0**-T * torch.floor(z / theta * 4.0**T + 0.5)),
+}
+
+
+def test_every_recipe_has_an_oracle():
+    assert ORACLES.keys() == RECIPES.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_layer_decodes_to_the_formula(name):
+    recipe, (T, oracle), model, x = RECIPES[name](), ORACLES[name], layer(), vectors(0)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    snn = recipe.network(model, [vectors(1), vectors(2)], T=T)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    (neuron,) = snn.neurons().values()
+    with torch.no_grad():
+        shift = next((value for key, value in snn.state_dict().items() if key.endswith("shift")), 0.0)
+        z = model[0](x) + shift
+        found, expected = recipe.run(snn, x, T=T), oracle(z, neuron.threshold, T)
+    smallest = 1e-9 * neuron.threshold.min()  # closer than this to a step of the staircase, rounding decides
+    wrong = (found - expected).abs() > smallest
+    assert (wrong & (z > 0)).double().mean() <= 1e-3
+    assert recipe.latency(snn, T) == recipe.pre + T
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_document_says_what_it_is_after(name):
+    text = RECIPES[name].__doc__ or ""
+    assert len(text) > 60
+    assert name in {"snm_calibrated", "cascade_mmse", "cascade_calibrated", "progressive"} or "20" in text  # a year
+
+
+def deep() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+
+
+def test_a_sweep_is_a_table_and_a_figure(tmp_path):
+    model, x = deep(), vectors(5).float()
+    data = [(x[:100], model(x[:100]).argmax(1)), (x[100:], model(x[100:]).argmax(1))]
+    state = pipe(model, trace, fuse)
+    before = digest(state)
+    found = sweep(state, ["opi", recipes.cascade_mmse(), "parallel", "offset"], batches=[x], data=data, T=(2, 64))
+    assert digest(state) == before
+    assert found.ann == 100.0
+    assert found.samples == 256
+    by = {(o.recipe, o.T): o for o in found.outcomes}
+    assert [by["opi", 2].latency, by["parallel", 2].latency, by["offset", 2].latency] == [2, 4, 10]
+    assert by["cascade_mmse", 64].accuracy == 100.0
+    assert by["cascade_mmse", 2].wires == 4
+    assert by["opi", 64].accuracy >= 97
+    assert by["opi", 64].unit == "binary"
+    assert by["opi", 64].events > by["opi", 2].events > 0
+    assert by["opi", 2].macs == 6 * 32 + 32 * 4  # the constant input and the readout
+    text = str(found)
+    assert text.count("\n") == 9
+    assert "cascade_mmse" in text
+    pytest.importorskip("matplotlib")
+    found.plot(tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 10_000
+
+
+def test_bad_use_says_what_to_do():
+    with pytest.raises(InputError, match="opi, ltb"):
+        recipes.named("diel")
+    with pytest.raises(InputError, match=r"\[\(images, labels\)\]"):
+        sweep(deep(), ["opi"], batches=[vectors(0)], data=[vectors(0)])
