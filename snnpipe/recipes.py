@@ -184,11 +184,6 @@ def cascade_mmse(*, n: int = 4, code: Code = RATE) -> Recipe:
     return Recipe("cascade_mmse", fitted(cascade(n=n)), cascade(n=n), code)
 
 
-def cascade_calibrated(*, n: int = 4) -> Recipe:
-    r"""``cascade_mmse`` with ``b_c += mean(a - a_T)``, which pays at T = 1 and 2."""
-    return Recipe("cascade_calibrated", fitted(cascade(n=n)), cascade(n=n), corrections=(correct_bias,))
-
-
 def sigma_delta(*, levels: int = 15) -> Recipe:
     r"""Graded events of whole numbers of theta / levels under TD: the rounded activations, as they change.
 
@@ -210,7 +205,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     make.__name__: make
     for make in (
         diehl, rueckauer, opi, ltb, calibration_light, srp, offset, parallel, bit_plane, snm, snm_calibrated, spikezip,
-        burst_spikes, group_neuron, ecmt, dcgs, hmt, cascade_mmse, cascade_calibrated, sigma_delta, progressive,
+        burst_spikes, group_neuron, ecmt, dcgs, hmt, cascade_mmse, sigma_delta, progressive,
     )
 }  # fmt: skip
 

@@ -87,7 +87,6 @@ ORACLES = {
     "dcgs": (3, lambda z, theta, T: nearest_levels(z, theta, T, differential=True)),
     "hmt": (2, steps_of(lambda theta: theta / 8, 15)),
     "cascade_mmse": (2, steps_of(lambda theta: theta / 8, 15)),
-    "cascade_calibrated": (2, steps_of(lambda theta: theta / 8, 15)),
     "sigma_delta": (3, lambda z, theta, T: theta / 15 * torch.floor(z * 15 / theta + 0.5)),
     "progressive": (6, lambda z, theta, T: theta * 4.0**-T * torch.floor(z / theta * 4.0**T + 0.5)),
 }
@@ -118,7 +117,7 @@ def test_one_layer_decodes_to_the_formula(name):
 def test_the_document_says_what_it_is_after(name):
     text = RECIPES[name].__doc__ or ""
     assert len(text) > 60
-    assert name in {"snm_calibrated", "cascade_mmse", "cascade_calibrated", "progressive"} or "20" in text  # a year
+    assert name in {"snm_calibrated", "cascade_mmse", "progressive"} or "20" in text  # a year
 
 
 def deep() -> nn.Sequential:
