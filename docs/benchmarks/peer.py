@@ -38,11 +38,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-
 try:
+    import numpy as np
+    import torch
     from spikingjelly.activation_based import functional
     from spikingjelly.activation_based.ann2snn import (
         Converter,
@@ -51,6 +49,7 @@ try:
         estimate_delay_start,
     )
     from spikingjelly.activation_based.neuron.base_node import BaseNode
+    from torch import Tensor, nn
 except ImportError as missing:
     raise SystemExit(
         f"peer.py: {missing}; SpikingJelly goes into an environment of its own:\n"
@@ -176,9 +175,7 @@ class Row(NamedTuple):
         return f"| {' | '.join([self.name, self.readout, *cells])} |"
 
 
-def rows(
-    model: nn.Module, calibration: Tensor, images: Tensor, labels: Tensor, reported: list[int]
-) -> Iterator[Row]:
+def rows(model: nn.Module, calibration: Tensor, images: Tensor, labels: Tensor, reported: list[int]) -> Iterator[Row]:
     """The table, a row at a time."""
     for recipe in RECIPES:
         batches = list(calibration.split(recipe.batch)) * recipe.passes
