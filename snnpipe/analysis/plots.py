@@ -117,7 +117,7 @@ def plot_recipes(
         raise SnnpipeError("plot_recipes: there are no points to draw")
     require_matplotlib()
     from matplotlib.figure import Figure
-    from matplotlib.ticker import ScalarFormatter
+    from matplotlib.ticker import StrMethodFormatter
 
     figure = Figure(figsize=(7.5, 5.0), dpi=150, layout="constrained")
     axes = figure.subplots()
@@ -127,7 +127,7 @@ def plot_recipes(
         colour, marker = _COLOURS[k % len(_COLOURS)], _MARKERS[k // len(_COLOURS) % len(_MARKERS)]
         axes.plot(latency, accuracy, color=colour, marker=marker, linewidth=1.8, markersize=5, label=name)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("latency in time steps, first passes and waiting included (log scale)")
     axes.set_ylabel("test samples classified right (%)")
     axes.grid(color="#DDDDDD", linewidth=0.8)
