@@ -22,6 +22,7 @@ from snnpipe import (
     geometric,
     integrate_and_fire,
     leaky_integrate_and_fire,
+    low_pass,
     signed_memory,
 )
 from snnpipe.frozen import FrozenMap, leaves, map_leaves
@@ -107,6 +108,7 @@ def codes() -> st.SearchStrategy[Code]:
     return st.one_of(
         st.sampled_from([TD, RATE, DIFFERENTIAL]),
         st.sampled_from([2.0, 1.3, 0.75]).map(geometric),
+        st.sampled_from([1.5, 6.0]).map(low_pass),
         st.just(Code("leaky", lambda t: 0.5, lambda t: 1.0 + 1.0 / t)),  # one of the user's own
     )
 

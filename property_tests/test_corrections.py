@@ -23,6 +23,7 @@ from snnpipe import (
     repaired,
     replace,
     restarted,
+    scaled,
     td_rewrite,
     to_snn,
     trace,
@@ -92,6 +93,29 @@ def test_it_helps_behind_a_spiking_prefix(correct):
         corrected = correct([x], T=8)(state)
         error = [(to_snn(s)(fresh, T=8) - model(fresh)).norm() for s in (state, corrected)]
         assert error[1] < error[0]
+
+
+@given(seed=st.integers(0, 99), T=st.integers(1, 6))
+def test_layers_that_wait_are_corrected_as_they_run(seed, T):
+    """By hand: each neuron is the quantiser of its whole current, behind layers that are corrected already."""
+    model, x = mlp(seed), inputs(seed, 32)
+    stages = calibrate([x]), replace(neuron=integrate_and_fire(v_init=0.0), threshold=scaled(0.77))
+    state = pipe(model, trace, *stages)  # no current at a step of the staircase, where rounding decides
+    corrected = correct_bias([x], T=T, schedule="layer")(state)
+    ann = sent = x
+    for k in (0, 2, 4):
+        theta = state.params[f"{k + 1}__if0.threshold"]
+        ann, z = model[k](ann).clamp(min=0), model[k](sent)
+        shift = (ann - _quantised(z, theta, T)).mean(0)
+        sent = _quantised(z + shift, theta, T)
+        bound = 1e-9 * (1 + ann.abs().max())
+        assert (shift - corrected.params[f"{k + 1}__if0.shift"]).abs().max() <= bound
+    found = to_snn(corrected)(x, T=T, schedule="layer")
+    assert (found - model[6](sent)).abs().max() <= 1e-9 * (1 + ann.abs().max())
+
+
+def _quantised(z, theta, T):
+    return theta / T * torch.floor(z * T / theta).clamp(0, T)
 
 
 @pytest.mark.parametrize("how", ["carry", "mask"])

@@ -14,8 +14,10 @@ from snnpipe import (
     fixed,
     geometric,
     integrate_and_fire,
+    low_pass,
     pipe,
     replace,
+    restarted,
     signed_memory,
     td_rewrite,
     to_snn,
@@ -68,7 +70,7 @@ def test_for_one_layer_both_schedules_are_the_same(neuron, seed, code, T):
     assert (waiting - together).abs().max() <= bound
 
 
-@pytest.mark.parametrize("code", [RATE, TD, DIFFERENTIAL, geometric(2.0)], ids=str)
+@pytest.mark.parametrize("code", [RATE, TD, DIFFERENTIAL, geometric(2.0), low_pass(3.0), restarted(2)], ids=str)
 @pytest.mark.parametrize("T", [1, 3, 8])
 def test_the_worth_of_events_is_what_decoding_gives_them(code, T):
     events = torch.randn(T, dtype=torch.float64)

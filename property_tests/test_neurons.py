@@ -17,8 +17,11 @@ from snnpipe import (
     calibrate,
     events,
     fixed,
+    instrument,
     integrate_and_fire,
     leaky_integrate_and_fire,
+    low_pass,
+    maximum,
     pipe,
     replace,
     signed_memory,
@@ -164,4 +167,29 @@ def test_in_a_network_a_neuron_sees_the_current_of_its_layer(ending, neuron, cod
 def test_calibrated_by_nothing_a_threshold_is_asked_for():
     with pytest.raises(ValueError, match="calibrate"):
         pipe(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), trace, replace)
-    pipe(nn.Sequential(nn.Linear(2, 2), nn.ReLU6()), trace, calibrate([torch.ones(1, 2)]), replace)
+    pipe(nn.Sequential(nn.Linear(2, 2), nn.ReLU6()), trace, replace)  # its cap
+
+
+def test_a_capped_activation_is_measured_where_there_is_data():
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.ReLU6()).double()
+    model[0].weight.data = torch.diag(torch.tensor([0.5, -1.0, 9.0])).double()
+    for stages, expected in (((calibrate([torch.ones(4, 3).double()]),), [0.5, 6.0, 6.0]), ((), [6.0])):
+        snn = pipe(model, trace, instrument(statistic=maximum()), *stages, to_snn)
+        (neuron,) = snn.neurons().values()
+        assert neuron.threshold.tolist() == expected  # never above the cap; the cap where nothing fired
+
+
+@given(z=st.lists(GRID, min_size=1, max_size=24), theta=LEVELS, tau=st.sampled_from([1.25, 2.0, 4.0]))
+def test_the_leaky_neuron_is_the_encoder_of_the_code_that_fades(z, theta, tau):
+    """Event for event (dyadic currents, a dyadic leak or rounding far from the threshold)."""
+    currents, one = torch.tensor(z).double().reshape(-1, 1), torch.full((1,), theta).double()
+    leaky, _ = run(leaky_integrate_and_fire(tau=tau, v_init=0.0), currents, one, RATE)
+    faded, potential = run(integrate_and_fire(v_init=0.0), currents, one, low_pass(tau))
+    near = (potential.abs() < 1e-9) | ((potential - theta).abs() < 1e-9)
+    assert torch.equal(leaky, faded) or bool(near.any())
+    keep, missing = 1 - 1 / tau, torch.zeros(1).double()
+    for t in range(len(currents)):  # what the decoded output lacks, by the definition of the code
+        weights = torch.tensor([keep ** (t - s) for s in range(t + 1)], dtype=torch.float64)
+        missing = (weights @ (currents - faded)[: t + 1]) / weights.sum()
+        lacking = potential[t] * low_pass(tau).clock(t + 1).a
+        assert (missing - lacking).abs() <= 1e-12 * (1 + currents.abs().max())

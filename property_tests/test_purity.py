@@ -21,11 +21,15 @@ from snnpipe import (
     SnnpipeError,
     SpikingNetwork,
     ThresholdWarning,
+    balance,
     calibrate,
+    correct_bias,
+    correct_weights,
     ema,
     fixed,
     fuse,
     instrument,
+    low_pass,
     maximum,
     percentile,
     replace,
@@ -55,7 +59,9 @@ def stages(net: Net) -> dict[str, Any]:
         "replace": replace, "replace snm": replace(neuron=signed_memory()),
         "replace fixed": replace(threshold=fixed(1.0)),
         "replace percentile": replace(threshold=percentile(90.0)), "td": td_rewrite, "rate": td_rewrite(code=RATE),
-        "differential": td_rewrite(code=DIFFERENTIAL), "edit": edit, "to_module": to_module, "to_snn": to_snn,
+        "differential": td_rewrite(code=DIFFERENTIAL), "low pass": td_rewrite(code=low_pass(4.0)),
+        "bias": correct_bias(data_for(net), T=2), "weights": correct_weights(data_for(net), T=2, epochs=1),
+        "balance": balance(data_for(net), T=2), "edit": edit, "to_module": to_module, "to_snn": to_snn,
     }  # fmt: skip
 
 

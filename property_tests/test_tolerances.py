@@ -10,7 +10,7 @@ from torch import nn
 
 from property_tests import tolerances
 from property_tests.strategies import codes, decode, event_sequences, few, inputs, nets
-from snnpipe import DIFFERENTIAL, RATE, TD, Code, geometric
+from snnpipe import DIFFERENTIAL, RATE, TD, Code, geometric, low_pass
 from snnpipe.kernels.conv_bn import fold_batch_norm
 from snnpipe.kernels.temporal import accumulate, constant, difference
 
@@ -132,7 +132,7 @@ def test_only_one_fold_is_within_the_bound(times, right):
     assert (found <= tolerances.folding(model, x)) == right
 
 
-@pytest.mark.parametrize("code", [RATE, TD, DIFFERENTIAL, geometric(2.0)], ids=str)
+@pytest.mark.parametrize("code", [RATE, TD, DIFFERENTIAL, geometric(2.0), low_pass(3.0)], ids=str)
 @pytest.mark.parametrize("off", [0.0, 0.01])
 def test_a_threshold_off_by_a_percent_exceeds_the_membrane_bound(code, off):
     """Conservation ``a_t v_t = Z_t - Y_t``, for an integrator that subtracts ``(1 + off) theta``."""

@@ -11,7 +11,7 @@ from snnpipe.analysis.costs import Account
 from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.report import report
 from snnpipe.analysis.sweep import Sweep, sweep
-from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, restarted
+from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, low_pass, restarted
 from snnpipe.errors import (
     CalibrationError,
     GraphError,
@@ -32,11 +32,13 @@ from snnpipe.kernels.optimal import local_threshold_balancing, mmse
 from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.threshold import Threshold, ema, maximum, percentile, scaled
 from snnpipe.ops.quantisers import QCFS
-from snnpipe.rules.operands import TRANSFORMER_RULES
+from snnpipe.rules.operands import BOTTLENECK_RULES, TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
+from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
+from snnpipe.stages.balance import balance
 from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.correct import correct_bias, correct_potential, correct_threshold
 from snnpipe.stages.fuse import fuse
@@ -47,20 +49,21 @@ from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.thresholds import fixed
 from snnpipe.stages.to_snn import to_module, to_snn
 from snnpipe.stages.trace import trace
+from snnpipe.stages.tune import correct_weights
 from snnpipe.state import ConversionState, Event, Levels, Site, digest, state_equal
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DIFFERENTIAL", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock",
-    "Code", "Codebook", "ConversionState", "Encoding", "Event", "GraphError", "InputError", "Levels", "Neuron",
-    "Site", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Sweep", "Threshold", "ThresholdError",
-    "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "account", "burst", "calibrate", "cascade",
-    "check", "constant", "correct_bias", "correct_potential", "correct_threshold", "digest", "ema", "encoder",
-    "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
-    "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
-    "repaired", "replace", "report", "restarted", "save_statistics", "scaled", "signed_memory", "spike_counts",
-    "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_module",
-    "to_snn", "trace",
+    "BOTTLENECK_RULES", "DIFFERENTIAL", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES", "Account",
+    "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Encoding", "Event", "GraphError", "InputError",
+    "Levels", "Neuron", "Site", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Sweep", "Threshold",
+    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "account", "balance", "burst",
+    "calibrate", "cascade", "check", "constant", "correct_bias", "correct_potential", "correct_threshold",
+    "correct_weights", "digest", "ema", "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric",
+    "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics",
+    "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n",
+    "percentile", "pipe", "poisson", "readout_delay", "repaired", "replace", "report", "restarted", "save_statistics",
+    "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
+    "threshold_iteration", "to_module", "to_snn", "trace",
 ]  # fmt: skip

@@ -101,6 +101,26 @@ class _Geometric:
 
 
 @attrs.frozen
+class _Newest:
+    """The weight of the newest event in a mean whose weights fall by ``keep`` a step into the past."""
+
+    keep: float
+
+    def __call__(self, t: int) -> float:
+        return (1.0 - self.keep) / (1.0 - self.keep**t)
+
+
+@attrs.frozen
+class _Rest:
+    """What a weight leaves."""
+
+    of: Callable[[int], float]
+
+    def __call__(self, t: int) -> float:
+        return 1.0 - self.of(t)
+
+
+@attrs.frozen
 class _Rate(Code):
     """RATE in closed form: kappa and gain are 1 exactly, where the quotients would round."""
 
@@ -118,7 +138,20 @@ class _Rate(Code):
         return self.name
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
+class _LowPass(_Rate):
+    """The mean of the events, each weighing ``keep`` times what the next one does; in closed form like RATE."""
+
+    keep: float
+
+    def clock(self, t: int) -> Clock:
+        return Clock(t, self.alpha(t), self.a(t), 1.0, self.keep if t > 1 else 1.0)
+
+    def worth(self, T: int) -> tuple[float, ...]:
+        return tuple(self.a(T) * self.keep ** (T - t) for t in range(1, T + 1))
+
+
+@attrs.frozen(repr=False)
 class _Restarted(_Rate):
     """RATE in which nothing of the first ``tau`` steps is kept."""
 
@@ -151,6 +184,31 @@ def geometric(beta: float) -> Code:
     if not beta > 0:
         raise ValueError(f"geometric: beta must be positive, got {beta!r}")
     return Code(f"geometric({beta:g})", _one, _Geometric(beta))
+
+
+def low_pass(tau: float) -> Code:
+    r"""The mean of the events in which older ones fade: an event s steps old weighs ``(1 - 1/tau)^s``.
+
+    .. math:: X_t = \sum_{s \le t} \lambda^{t-s} x_s \Big/ \sum_{s \le t} \lambda^{t-s}, \qquad \lambda = 1 - 1/\tau
+
+    In a deep network early events are often wrong: they answer layers that had not spoken yet, and a binary neuron
+    cannot take them back.  RATE remembers them to the end; here they fade.  The price is resolution: no more than about
+    ``2 tau - 1`` events count.  RATE is the limit of large tau.  By the membrane equation a neuron's potential leaks at
+    the same rate (gain = lambda): with this decoding the leaky integrate-and-fire neuron is not a lossy IF neuron but
+    the right one.
+
+    Args:
+        tau: time constant in steps, > 1.
+
+    >>> [round(low_pass(2.0).clock(t).a, 3) for t in (1, 2, 3)]
+    [1.0, 0.667, 0.571]
+    >>> [round(w, 3) for w in low_pass(2.0).worth(3)]
+    [0.143, 0.286, 0.571]
+    """
+    if not tau > 1:
+        raise ValueError(f"low_pass: tau must be greater than 1 step, got {tau!r}")
+    keep = 1.0 - 1.0 / tau
+    return _LowPass(f"low_pass({tau:g})", _Rest(_Newest(keep)), _Newest(keep), keep)
 
 
 def restarted(tau: int) -> Code:

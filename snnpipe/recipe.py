@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import attrs
 from torch import nn
@@ -14,10 +14,11 @@ from snnpipe.kernels.neuron import Neuron
 from snnpipe.kernels.optimal import mmse
 from snnpipe.kernels.threshold import Threshold
 from snnpipe.rules.sites import SITE_RULES, SiteRule
+from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
-from snnpipe.stages.calibrate import calibrate
+from snnpipe.stages.calibrate import arguments, calibrate
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.replace import replace
@@ -26,63 +27,102 @@ from snnpipe.stages.to_snn import to_snn
 from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState
 
+Choice = TypeVar("Choice")
+
 
 @attrs.frozen
 class Recipe:
-    """A conversion method.
+    """A conversion method; call it to convert.
 
     Args:
         name: what tables call it.
         threshold: ``threshold(T)``, the rule that gives theta.
         neuron: the neuron.
-        code: the code.
+        code: ``code(T)``, the code.
         schedule: ``"step"`` or ``"layer"``, as ``SpikingNetwork`` takes it.
         pre: steps of a first pass; the code must begin anew after them.
-        corrections: stages ``correct(batches, T=, code=)`` made behind ``replace``, in order.
+        corrections: stages ``correct(batches, T=, code=, schedule=)`` made behind ``replace``, in order.
+        delay: ``delay(snn, batches, T)``, how many of the T steps the readout leaves out.
         rules: where the sites are.
     """
 
     name: str
     threshold: Callable[[int], Threshold]
     neuron: Neuron
-    code: Code = RATE
+    code: Callable[[int], Code] = attrs.field(factory=lambda: always(RATE))
     schedule: str = "step"
     pre: int = 0
     corrections: tuple[Callable[..., Any], ...] = ()
+    delay: Callable[[SpikingNetwork, Sequence[Any], int], int] | None = None
     rules: tuple[SiteRule, ...] = SITE_RULES
 
-    def network(self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int) -> SpikingNetwork:
+    def __call__(self, model: nn.Module | ConversionState, batches: Sequence[Any], *, T: int) -> Converted:
         """Convert for ``T`` steps; the model or state is unchanged.
 
         Args:
             model: a network, or the state it was traced to (fused or not), when ``trace`` needs options.
-            batches: calibration data as ``calibrate`` takes it, readable more than once if there are corrections.
-            T: steps.
+            batches: calibration data as ``calibrate`` takes it, readable more than once.
+            T: steps, those of a first pass not counted.
         """
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
-        rule = self.threshold(T)
+        rule, code = self.threshold(T), self.code(T)
         state = pipe(state, fuse, instrument(rules=self.rules, statistic=rule), calibrate(batches))
         state = pipe(state, replace(neuron=self.neuron, threshold=rule))
         for correct in self.corrections:
-            state = correct(batches, T=self.pre + T, code=self.code)(state)
-        network: SpikingNetwork = pipe(state, td_rewrite(code=self.code), to_snn)
-        return network
-
-    def run(self, snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> Any:
-        """The decoded output after T steps, those of a first pass not counted."""
-        return snn(*inputs, T=self.pre + T, schedule=self.schedule, **named)
-
-    def latency(self, snn: SpikingNetwork, T: int) -> int:
-        """Steps until the answer: ``T``, a first pass before it, or T for each neuron on the longest path."""
-        return T * max(1, depth(snn.graph)) if self.schedule == "layer" else self.pre + T
+            state = correct(batches, T=self.pre + T, code=code, schedule=self.schedule)(state)
+        snn = pipe(state, td_rewrite(code=code), to_snn)
+        return Converted(self, snn, T, self.delay(snn, batches, T) if self.delay else 0)
 
     def __str__(self) -> str:
         return self.name
 
 
-def always(rule: Threshold) -> Callable[[int], Threshold]:
-    """A threshold rule that does not depend on T."""
-    return lambda T: rule
+@attrs.frozen(eq=False)
+class Converted:
+    """A network and how to run it; call it like the ANN.
+
+    Attributes:
+        recipe: what it was made by.
+        snn: the network.
+        T: steps that count.
+        delay: how many of them the readout leaves out.
+    """
+
+    recipe: Recipe
+    snn: SpikingNetwork
+    T: int
+    delay: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Steps each layer takes, those of a first pass too."""
+        return self.recipe.pre + self.T
+
+    @property
+    def latency(self) -> int:
+        """Steps until the answer; of the layer schedule, T for each neuron on the longest path."""
+        return self.steps * max(1, depth(self.snn.graph)) if self.recipe.schedule == "layer" else self.steps
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The decoded output."""
+        first = self.recipe.pre + self.delay if self.delay else 0
+        return self.snn(*inputs, T=self.steps, schedule=self.recipe.schedule, delay=first, **named)
+
+
+def always(choice: Choice) -> Callable[[int], Choice]:
+    """What is chosen whatever T is."""
+    return lambda T: choice
+
+
+def estimated(snn: SpikingNetwork, batches: Sequence[Any], T: int) -> int:
+    """The ``readout_delay`` on the first batch."""
+    args, kwargs = arguments(batches[0], tuple(node["name"] for node in snn.graph.inputs))
+    return readout_delay(snn, *args, T=T, **kwargs)
+
+
+def part(share: float) -> Callable[[SpikingNetwork, Sequence[Any], int], int]:
+    """A delay of a share of the steps."""
+    return lambda snn, batches, T: int(share * T)
 
 
 def fitted(neuron: Neuron, rule: Callable[..., Threshold] = mmse) -> Callable[[int], Threshold]:

@@ -4,15 +4,19 @@ A method is a choice of *threshold rule, neuron, code, schedule and corrections*
 library, so a recipe is a record of them, and a new one is one more function.  All are training-free; the number of
 steps T may decide any of them.
 
-    snn = recipes.snm().network(model, [images], T=4)
-    y = recipes.snm().run(snn, x, T=4)
+    snn = recipes.snm()(model, [images], T=4)
+    y = snn(x)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from snnpipe.codes import DIFFERENTIAL, RATE, TD, Code, geometric, restarted
+import attrs
+
+from snnpipe.codes import DIFFERENTIAL, RATE, TD, Code, geometric, low_pass, restarted
 from snnpipe.errors import InputError
 from snnpipe.kernels.gaussian import threshold_iteration
 from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n, st_bif
@@ -20,8 +24,10 @@ from snnpipe.kernels.neuron import integrate_and_fire, signed_memory
 from snnpipe.kernels.optimal import local_threshold_balancing
 from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.threshold import maximum, percentile
-from snnpipe.recipe import Recipe, always, fitted
-from snnpipe.stages.correct import correct_bias
+from snnpipe.recipe import Recipe, always, estimated, fitted, part
+from snnpipe.stages.balance import balance
+from snnpipe.stages.correct import correct_bias, correct_threshold
+from snnpipe.stages.tune import correct_weights
 
 # binary events, rate coded
 
@@ -53,13 +59,24 @@ def opi() -> Recipe:
     return Recipe("opi", always(percentile(99.9)), integrate_and_fire())
 
 
+def sengupta() -> Recipe:
+    r"""``theta = max z_t`` per layer, the largest current of a step while the layers before spike already; ``v_0 = 0``.
+
+    Sengupta et al. 2019, "Going deeper in spiking neural networks: VGG and residual architectures", Frontiers in
+    Neuroscience.
+    """
+    neuron = integrate_and_fire(v_init=0.0)
+    return Recipe("sengupta", always(maximum(per="layer")), neuron, corrections=(_balanced,))
+
+
 def ltb(*, iterations: int = 1000) -> Recipe:
-    r"""``theta_c <- theta_c + 2 mean[(a - theta_c) [a > theta_c]]``, ``v_0 = theta / 2``.
+    r"""``theta_c <- theta_c + 2 mean[(a - theta_c) [a > theta_c]]``, ``v_0 = theta / 2``, delayed readout.
 
     Bu et al. 2025, "Inference-scale complexity in ANN-SNN conversion for high-performance and low-power
     applications", CVPR.
     """
-    return Recipe("ltb", always(local_threshold_balancing(iterations=iterations)), integrate_and_fire())
+    rule = local_threshold_balancing(iterations=iterations)
+    return Recipe("ltb", always(rule), integrate_and_fire(), delay=estimated)
 
 
 def calibration_light() -> Recipe:
@@ -70,13 +87,39 @@ def calibration_light() -> Recipe:
     return Recipe("calibration_light", fitted(integrate_and_fire()), integrate_and_fire(), corrections=(correct_bias,))
 
 
+def calibration_advanced(*, epochs: int = 2) -> Recipe:
+    r"""As ``calibration_light`` with weights trained layer by layer instead, ``min_W |q_T(f(X; W)) - a|^2``.
+
+    Li et al. 2021, as ``calibration_light``; the weights see what spikes at each step, not its mean.
+    """
+    trained, neuron = partial(correct_weights, epochs=epochs), integrate_and_fire()
+    return Recipe("calibration_advanced", fitted(neuron), neuron, corrections=(trained,))
+
+
+def fading(*, share: float = 0.7) -> Recipe:
+    r"""``calibration_light`` under ``low_pass(share * T)``, and the first quarter of the steps not read out.
+
+    What a binary neuron sent too early fades instead of being remembered to the end: at small T the largest part of
+    the error, with no first pass (``offset``) and no waiting (``parallel``).
+    """
+    neuron = integrate_and_fire()
+    return Recipe("fading", fitted(neuron), neuron, lambda T: low_pass(max(share * T, 1.5)),
+                  corrections=(correct_bias,), delay=part(0.25))  # fmt: skip
+
+
+def fading_advanced(*, share: float = 0.7, epochs: int = 2) -> Recipe:
+    r"""``fading`` with the trained weights of ``calibration_advanced`` (Li et al. 2021) instead of its biases."""
+    trained = partial(correct_weights, epochs=epochs)
+    return attrs.evolve(fading(share=share), name="fading_advanced", corrections=(trained,))
+
+
 def srp(*, tau: int = 4) -> Recipe:
     r"""A first pass of ``tau`` steps; a neuron with v < 0 after it is silent in the T steps that count.
 
     Hao et al. 2023, "Reducing ANN-SNN conversion error through residual membrane potential", AAAI.
     """
     neuron = repaired(integrate_and_fire(), how="mask")
-    return Recipe("srp", fitted(neuron), neuron, restarted(tau), pre=tau)
+    return Recipe("srp", fitted(neuron), neuron, always(restarted(tau)), pre=tau)
 
 
 def offset(*, tau: int = 8) -> Recipe:
@@ -87,7 +130,7 @@ def offset(*, tau: int = 8) -> Recipe:
     repeat the first pass for every layer.
     """
     neuron = repaired(integrate_and_fire())
-    return Recipe("offset", fitted(neuron), neuron, restarted(tau), pre=tau, corrections=(correct_bias,))
+    return Recipe("offset", fitted(neuron), neuron, always(restarted(tau)), pre=tau, corrections=(correct_bias,))
 
 
 def parallel() -> Recipe:
@@ -105,7 +148,8 @@ def bit_plane() -> Recipe:
     Rueckauer et al. 2017 ("temporal pattern" of snn_toolbox); successive approximation as in Stoeckl and Maass 2021,
     "Optimized spiking neurons can classify images with high accuracy", Nature Machine Intelligence.
     """
-    return Recipe("bit_plane", always(maximum()), integrate_and_fire(v_init=0.0), geometric(2.0), schedule="layer")
+    neuron = integrate_and_fire(v_init=0.0)
+    return Recipe("bit_plane", always(maximum()), neuron, always(geometric(2.0)), schedule="layer")
 
 
 # ternary events
@@ -130,7 +174,7 @@ def spikezip(*, levels: int = 15) -> Recipe:
 
     You et al. 2024, "SpikeZIP-TF: conversion is all you need for transformer-based SNN", ICML.
     """
-    return Recipe("spikezip", always(percentile(99.9)), st_bif(levels=levels), TD)
+    return Recipe("spikezip", always(percentile(99.9)), st_bif(levels=levels), always(TD))
 
 
 # events of several levels
@@ -165,7 +209,7 @@ def dcgs(*, n: int = 4) -> Recipe:
 
     Huang et al. 2025, "Differential coding for training-free ANN-to-SNN conversion", ICML.
     """
-    return Recipe("dcgs", fitted(one_of_n(n=n), threshold_iteration), one_of_n(n=n), DIFFERENTIAL)
+    return Recipe("dcgs", fitted(one_of_n(n=n), threshold_iteration), one_of_n(n=n), always(DIFFERENTIAL))
 
 
 def hmt(*, n: int = 4) -> Recipe:
@@ -181,7 +225,12 @@ def hmt(*, n: int = 4) -> Recipe:
 
 def cascade_mmse(*, n: int = 4, code: Code = RATE) -> Recipe:
     r"""``hmt`` with the threshold of least error on the data instead of on a Gaussian."""
-    return Recipe("cascade_mmse", fitted(cascade(n=n)), cascade(n=n), code)
+    return Recipe("cascade_mmse", fitted(cascade(n=n)), cascade(n=n), always(code))
+
+
+def cascade_calibrated(*, n: int = 4) -> Recipe:
+    r"""``cascade_mmse``, each neuron's mean current and the size of its events corrected behind its spiking prefix."""
+    return attrs.evolve(cascade_mmse(n=n), name="cascade_calibrated", corrections=(correct_threshold,))
 
 
 def sigma_delta(*, levels: int = 15) -> Recipe:
@@ -189,7 +238,7 @@ def sigma_delta(*, levels: int = 15) -> Recipe:
 
     O'Connor and Welling 2017, "Sigma delta quantized networks", ICLR; the SDNN of Loihi 2.
     """
-    return Recipe("sigma_delta", always(percentile(99.9)), graded(parts=levels), TD)
+    return Recipe("sigma_delta", always(percentile(99.9)), graded(parts=levels), always(TD))
 
 
 def progressive(*, levels: int = 7, beta: float = 4.0) -> Recipe:
@@ -197,17 +246,22 @@ def progressive(*, levels: int = 7, beta: float = 4.0) -> Recipe:
 
     ``levels >= 2 beta - 1`` lets later steps mend what earlier ones got wrong, so the error falls as ``beta^-T``.
     """
-    return Recipe("progressive", always(maximum()), graded(levels=levels), geometric(beta))
+    return Recipe("progressive", always(maximum()), graded(levels=levels), always(geometric(beta)))
 
 
 #: Every recipe by name, with its default options.
 RECIPES: dict[str, Callable[[], Recipe]] = {
     make.__name__: make
     for make in (
-        diehl, rueckauer, opi, ltb, calibration_light, srp, offset, parallel, bit_plane, snm, snm_calibrated, spikezip,
-        burst_spikes, group_neuron, ecmt, dcgs, hmt, cascade_mmse, sigma_delta, progressive,
+        diehl, rueckauer, sengupta, opi, ltb, calibration_light, calibration_advanced, fading, fading_advanced, srp,
+        offset, parallel, bit_plane, snm, snm_calibrated, spikezip, burst_spikes, group_neuron, ecmt, dcgs, hmt,
+        cascade_mmse, cascade_calibrated, sigma_delta, progressive,
     )
 }  # fmt: skip
+
+
+def _balanced(batches: Any, *, T: int, code: Code, schedule: str) -> Any:
+    return balance(batches, T=T, code=code)
 
 
 def named(recipe: Recipe | str) -> Recipe:

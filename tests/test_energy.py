@@ -375,6 +375,14 @@ def test_attention_is_counted_whole():
     assert next(o.runs for o in account(snn, x, T=4).operators if o.op == "scaled_dot_product_attention") == 1
 
 
+def events_of(costs):
+    return {layer.name: (layer.events * costs.batch, layer.neurons * costs.batch) for layer in costs.layers}
+
+
+def counted(counts):
+    return {name: (count.per_step.sum().item(), count.size) for name, count in counts.items()}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_events_are_those_that_spike_counts_counts(name):
     """On awkward networks; floats of state are those that the network itself carries from step to step."""
@@ -382,8 +390,9 @@ def test_events_are_those_that_spike_counts_counts(name):
     model, inputs = case.ready()
     snn = pipe(model, trace(**case.options), fuse, replace(threshold=fixed(0.5)), to_snn)
     costs, counts = account(snn, *inputs, T=3), spike_counts(snn, *inputs, T=3)
-    events_of = {layer.name: (layer.events * costs.batch, layer.neurons * costs.batch) for layer in costs.layers}
-    assert events_of == {name: (count.per_step.sum().item(), count.size) for name, count in counts.items()}
+    assert events_of(costs) == counted(counts)
+    waiting = {"T": 3, "schedule": "layer"}
+    assert events_of(account(snn, *inputs, **waiting)) == counted(spike_counts(snn, *inputs, **waiting))
     assert costs.per_neuron == costs.events / max(costs.neurons, 1)
     if all(isinstance(value, torch.Tensor) and value.is_floating_point() for value in inputs):
         state, _ = snn.step(snn.init(*inputs), *inputs)
@@ -483,6 +492,26 @@ def test_the_table_says_it_all():
     assert "no neurons" in none
 
 
+@pytest.mark.parametrize("code", [RATE, TD, geometric(2.0)], ids=str)
+def test_layers_that_wait_cost_what_their_spikes_cost(code):
+    """Neurons fire at other times, a spike costs the same: its nonzero weights, counted one by one."""
+    model = settled(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), sparse(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 2)))
+    snn, x = converted(model, code=code, theta=0.3), vectors(batch=4)
+    costs = account(snn, x, T=6, schedule="layer")
+    sent = seen(snn, x, T=6, schedule="layer")
+    first, last = ((events != 0).double().sum((0, 1)) for events in sent.values())
+    fan_out = (model[2].weight != 0).double().sum(0)
+    assert by_path(costs, "2").ac * 4 == pytest.approx(float(first @ fan_out))
+    assert costs.ac * 4 == pytest.approx(float(first @ fan_out + last.sum()))  # and one for each at the accumulator
+    assert (by_path(costs, "0").mac, by_path(costs, "4").mac) == (30, 8)
+    assert costs.state == account(snn, x, T=6).state
+    if code is not RATE:  # a first layer has nobody to wait for
+        return
+    together = account(snn, x, T=6)
+    assert costs.layers[0] == together.layers[0]
+    assert by_path(costs, "2") == by_path(together, "2")
+
+
 def test_latency():
     snn = converted(settled(Gate()))
     assert (latency(snn, 8), latency(snn, 8, "layer"), latency(snn, 3, schedule="layer")) == (8, 16, 6)
@@ -508,3 +537,5 @@ def test_refuses_what_the_network_refuses(T, x, snn):
         account(snn, x, T=T)
     with pytest.raises(InputError, match="takes 1 input"):
         account(snn, x, x, T=2)
+    with pytest.raises(InputError, match='"step" or "layer"'):
+        account(snn, x, T=2, schedule="both")

@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from snnpipe import (
+    BOTTLENECK_RULES,
     RATE,
     TD,
     Neuron,
+    account,
     calibrate,
+    cascade,
     fuse,
     instrument,
     maximum,
@@ -308,3 +311,48 @@ def test_the_residual_stream_is_not_quantised():
     assert relative_error(coarse(x, T=1), model(x)) < 1e-12
     loud = pipe(state, replace(neuron=fine(1)), to_snn)
     assert relative_error(loud(x, T=1), to_module(state)(x)) > 1e-3
+
+
+class Inverted(nn.Module):
+    """MobileNet's block: expand, depthwise, gate, a linear bottleneck that the next block and a sum read."""
+
+    def __init__(self, width, stride):
+        super().__init__()
+        self.expand = nn.Sequential(nn.Conv2d(width, 8, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
+        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, stride, 1, groups=8), nn.BatchNorm2d(8), nn.ReLU6())
+        self.squeeze, self.excite = nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)
+        self.project = nn.Sequential(nn.Conv2d(8, width, 1, bias=False), nn.BatchNorm2d(width))
+        self.adds = stride == 1
+
+    def forward(self, x):
+        y = self.depthwise(self.expand(x))
+        y = y * self.excite(self.squeeze(y.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        y = self.project(y)
+        return x + y if self.adds else y
+
+
+class Mobile(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 4, 3), nn.Sequential(Inverted(4, 1), Inverted(4, 2), Inverted(4, 1))
+        self.last, self.head = nn.Conv2d(4, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.last(self.blocks(self.stem(x).relu())).relu().mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*never fired")
+def test_bottlenecks_get_signed_encoders():
+    torch.manual_seed(2)
+    model, x = settled(Mobile()), pictures()
+    ours, theirs = (sites(model, rules)[1] for rules in (BOTTLENECK_RULES, TRANSFORMER_RULES))
+    more = {name: found for name, found in ours.items() if name not in theirs}
+    # what a block's expansion or the last layer reads; not the averages that a gate and the head read, sums of events
+    bottlenecks = {"blocks.0.add", "blocks.1.project.0", "blocks.2.add"}
+    assert more == dict.fromkeys(bottlenecks, (-3, True))
+    state = pipe(model, trace, fuse, instrument(rules=BOTTLENECK_RULES), calibrate([x]))
+    snn = pipe(state, replace(neuron=cascade(n=8)), to_snn)
+    assert (snn(x, T=64) - model(x)).norm() <= 0.05 * model(x).norm()
+    for layer in account(snn, x, T=4).operators:
+        if layer.op == "conv2d" and layer.name not in ("stem",) and "excite" not in layer.name:
+            assert layer.mac == 0, layer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snnpipe import InputError, digest, fuse, pipe, recipes, sweep, trace
+from snnpipe import RATE, InputError, digest, fuse, pipe, recipes, sweep, trace
 from snnpipe.recipes import RECIPES
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*never fired")
@@ -67,13 +67,30 @@ def nearest_levels(z: Tensor, theta: Tensor, T: int, *, differential: bool, n: i
     return decoded
 
 
+def faded(z: Tensor, theta: Tensor, T: int) -> Tensor:
+    """Leaky integrate-and-fire by its own recursion, decoded by weights that fade; the first quarter is not read."""
+    keep = 1 - 1 / (0.7 * T)
+    excess, out, weight = torch.zeros_like(z), torch.zeros_like(z), 0.0
+    for t in range(1, T + 1):
+        membrane = keep * excess + z
+        spike = (membrane + theta / 2 >= theta) * theta
+        excess = membrane - spike
+        if t > T // 4:
+            out, weight = out + keep ** (T - t) * spike, weight + keep ** (T - t)
+    return out / weight
+
+
 #: recipe -> (T, what a current z > 0 decodes to)
 ORACLES = {
     "diehl": (5, steps_of(theta_itself, 1, 0.0)),
     "rueckauer": (5, steps_of(theta_itself, 1, 0.0)),
+    "sengupta": (5, steps_of(theta_itself, 1, 0.0)),
     "opi": (5, steps_of(theta_itself, 1)),
     "ltb": (7, steps_of(theta_itself, 1)),
     "calibration_light": (4, steps_of(theta_itself, 1)),
+    "calibration_advanced": (4, steps_of(theta_itself, 1)),
+    "fading": (8, faded),
+    "fading_advanced": (8, faded),
     "srp": (4, masked),
     "offset": (4, carried),
     "parallel": (6, steps_of(theta_itself, 1)),
@@ -87,6 +104,7 @@ ORACLES = {
     "dcgs": (3, lambda z, theta, T: nearest_levels(z, theta, T, differential=True)),
     "hmt": (2, steps_of(lambda theta: theta / 8, 15)),
     "cascade_mmse": (2, steps_of(lambda theta: theta / 8, 15)),
+    "cascade_calibrated": (2, steps_of(lambda theta: theta / 8, 15)),
     "sigma_delta": (3, lambda z, theta, T: theta / 15 * torch.floor(z * 15 / theta + 0.5)),
     "progressive": (6, lambda z, theta, T: theta * 4.0**-T * torch.floor(z / theta * 4.0**T + 0.5)),
 }
@@ -100,24 +118,32 @@ def test_every_recipe_has_an_oracle():
 def test_one_layer_decodes_to_the_formula(name):
     recipe, (T, oracle), model, x = RECIPES[name](), ORACLES[name], layer(), vectors(0)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    snn = recipe.network(model, [vectors(1), vectors(2)], T=T)
+    made = recipe(model, [vectors(1), vectors(2)], T=T)
+    snn = made.snn
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     (neuron,) = snn.neurons().values()
     with torch.no_grad():
-        shift = next((value for key, value in snn.state_dict().items() if key.endswith("shift")), 0.0)
-        z = model[0](x) + shift
-        found, expected = recipe.run(snn, x, T=T), oracle(z, neuron.threshold, T)
+        given = snn.state_dict()
+        shift, scale = (next((value for key, value in given.items() if key.endswith(name)), neutral)
+                        for name, neutral in (("shift", 0.0), ("scale", 1.0)))  # fmt: skip
+        weight, bias = (given.get(f"0__trained.{name}", given.get(f"0.{name}")) for name in ("weight", "bias"))
+        z = nn.functional.linear(x, weight, bias) + shift
+        found, expected = made(x), scale * oracle(z, neuron.threshold, T)
+        if made.delay and recipe.code(T) is RATE:  # RATE: of T Y_T spikes, d Y_d came before
+            early = oracle(z, neuron.threshold, made.delay)
+            expected = (T * expected - made.delay * early) / (T - made.delay)
     smallest = 1e-9 * neuron.threshold.min()  # closer than this to a step of the staircase, rounding decides
     wrong = (found - expected).abs() > smallest
     assert (wrong & (z > 0)).double().mean() <= 1e-3
-    assert recipe.latency(snn, T) == recipe.pre + T
+    assert made.latency == recipe.pre + T
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_document_says_what_it_is_after(name):
     text = RECIPES[name].__doc__ or ""
+    ours = {"snm_calibrated", "cascade_mmse", "cascade_calibrated", "fading", "progressive"}
     assert len(text) > 60
-    assert name in {"snm_calibrated", "cascade_mmse", "progressive"} or "20" in text  # a year
+    assert name in ours or "20" in text  # a year
 
 
 def deep() -> nn.Sequential:

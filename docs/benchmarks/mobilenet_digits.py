@@ -13,10 +13,9 @@ values that vary over time and has a sigmoid: it runs on decoded values (the gen
 product is no event either.  *Convolutions* puts signed neurons behind gates and bottlenecks, so that every convolution
 but the first is given events; the residual adds still read the current.
 
-Thresholds: *cap*, the library's default where a ReLU6 says how large a value can be, theta = 6 in every channel;
-``percentile(99.9)`` and ``maximum()`` per channel; ``mmse(4)``, the best for T = 4, with the levels of the neuron; and
-that with ``correct_bias(T=4)``.  But for *cap*, the statistics are measured at the ReLU6 too, and no threshold exceeds
-the cap.  All T come from one run.
+Thresholds: ``percentile(99.9)``, the default, and ``maximum()`` per channel; ``mmse(4)``, the best for T = 4, with the
+levels of the neuron; and that with ``correct_bias(T=4)`` or ``correct_weights(T=4)``.  No threshold exceeds the cap of
+a ReLU6.  All T come from one run.
 """
 
 from __future__ import annotations
@@ -27,32 +26,31 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import attrs
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from snnpipe import (
+    BOTTLENECK_RULES,
     DIFFERENTIAL,
     RATE,
     SITE_RULES,
-    TRANSFORMER_RULES,
     Code,
-    ConversionState,
     Neuron,
-    Site,
     SpikingNetwork,
-    Threshold,
     ThresholdWarning,
+    account,
     calibrate,
     cascade,
     correct_bias,
+    correct_weights,
     fuse,
     instrument,
     integrate_and_fire,
+    low_pass,
     maximum,
     mmse,
     one_of_n,
@@ -64,10 +62,6 @@ from snnpipe import (
     to_snn,
     trace,
 )
-from snnpipe.analysis.energy import account
-from snnpipe.graph import Graph, Node, Ref
-from snnpipe.rules.operands import transformer_rules
-from snnpipe.rules.sites import Match, capped_site, relu_site
 
 PAGE = Path(__file__).with_suffix(".md")
 FEW = 4  # the T that thresholds and corrections are for
@@ -153,31 +147,6 @@ def trained(data: Data, epochs: int, batch: int = 64) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def measured_site(node: Node, graph: Graph) -> Match | None:
-    """ReLU and ReLU6 alike: a cap is no reason not to measure."""
-    match = relu_site(node, graph) or capped_site(node, graph)
-    return None if match is None else attrs.evolve(match, cap=None)
-
-
-def bottleneck_site(node: Node, graph: Graph) -> Match | None:
-    """A signed neuron between a convolution, or a sum of some, and the convolutions that read it."""
-    readers = frozenset(name for name in graph.users[node.name] if name != "output" and graph[name].op == "conv2d")
-    return Match(Ref(node.name), None, True, -3, readers) if node.op in ("conv2d", "add") and readers else None
-
-
-@attrs.frozen(eq=False)
-class Measured:
-    """A threshold rule on statistics of all sites, capped ones too; no threshold exceeds the cap."""
-
-    rule: Threshold
-    statistics: Any
-
-    def __call__(self, site: Site, _: Any) -> Tensor:
-        theta = self.rule(self.statistics[site.node], signed=site.signed).double()
-        theta = theta.where(theta > 0, theta.max())  # a channel that never fired
-        return theta if site.cap is None else theta.clamp(max=float(site.cap))
-
-
 #: A neuron, the smallest steps of its largest event, and how many theta that event is.
 NEURONS: dict[str, tuple[Neuron, int, float]] = {
     "IF": (integrate_and_fire(), 1, 1.0),
@@ -185,7 +154,11 @@ NEURONS: dict[str, tuple[Neuron, int, float]] = {
     "cascade, n=4": (cascade(n=4), 15, 15 / 8),
     "one of n, n=4": (one_of_n(n=4), 8, 1.0),
 }
-TWO_CODES = ("cascade, n=4", "one of n, n=4")
+CODES = {
+    "IF": (RATE, low_pass(3.0)), "signed memory": (RATE,),
+    "cascade, n=4": (RATE, DIFFERENTIAL), "one of n, n=4": (RATE, DIFFERENTIAL),
+}  # fmt: skip
+THRESHOLDS = ("percentile(99.9)", "maximum()", "mmse(4)", "mmse(4), bias", "mmse(4), weights")
 
 
 class Plan(NamedTuple):
@@ -198,13 +171,10 @@ class Plan(NamedTuple):
 
 
 def plans() -> Iterator[Plan]:
-    for name in NEURONS:
-        for code in (RATE, DIFFERENTIAL) if name in TWO_CODES else (RATE,):
-            for threshold in ("cap", "percentile(99.9)", "maximum()", "mmse(4)", "mmse(4), bias"):
-                yield Plan("activations", name, threshold, code)
-    for name in TWO_CODES:
-        for code in (RATE, DIFFERENTIAL):
-            yield Plan("convolutions", name, "mmse(4)", code)
+    for name, codes in CODES.items():
+        yield from (Plan("activations", name, threshold, code) for code in codes for threshold in THRESHOLDS)
+    for name in ("cascade, n=4", "one of n, n=4"):
+        yield from (Plan("convolutions", name, "mmse(4)", code) for code in CODES[name])
 
 
 class Converter:
@@ -212,35 +182,27 @@ class Converter:
 
     def __init__(self, model: nn.Module, images: Tensor) -> None:
         self.images = images
-        self.states: dict[str, tuple[ConversionState, Any]] = {}
-        for sites, rules, all_rules in (
-            ("activations", SITE_RULES, (measured_site,)),
-            (
-                "convolutions",
-                (*TRANSFORMER_RULES, bottleneck_site),
-                (*transformer_rules((measured_site,)), bottleneck_site),
-            ),
-        ):
-            traced = pipe(model, trace, fuse)
-            loader = calibrate(images.split(128))
-            statistics = pipe(traced, instrument(rules=all_rules), loader).statistics
-            self.states[sites] = (pipe(traced, instrument(rules=rules), loader), statistics)
+        measured = calibrate(images.split(128))
+        self.states = {
+            sites: pipe(model, trace, fuse, instrument(rules=rules), measured)
+            for sites, rules in (("activations", SITE_RULES), ("convolutions", BOTTLENECK_RULES))
+        }
 
     def __call__(self, plan: Plan) -> SpikingNetwork:
-        state, statistics = self.states[plan.sites]
         neuron, levels, top = NEURONS[plan.neuron]
+        name, _, correction = plan.threshold.partition(", ")
         rule = {
             "percentile(99.9)": percentile(99.9),
             "maximum()": maximum(),
             "mmse(4)": mmse(FEW, levels=levels, top=top),
-            "cap": None,
-        }[plan.threshold.removesuffix(", bias")]
-        threshold = None if rule is None else Measured(rule, statistics)
+        }[name]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ThresholdWarning)  # gates have channels that never fire, and may
-            state = pipe(state, replace(neuron=neuron, threshold=threshold))
-        if plan.threshold.endswith("bias"):
-            state = pipe(state, correct_bias([self.images[:256]], T=FEW, code=plan.code))
+            state = pipe(self.states[plan.sites], replace(neuron=neuron, threshold=rule))
+        if correction == "bias":
+            state = correct_bias([self.images[:256]], T=FEW, code=plan.code)(state)
+        if correction == "weights":
+            state = correct_weights(self.images.split(32), T=FEW, code=plan.code)(state)
         return pipe(state, td_rewrite(code=plan.code), to_snn)
 
 

@@ -12,7 +12,6 @@ that looks twice, or layer after layer, is that of all its steps.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from pathlib import Path
 
@@ -28,10 +27,9 @@ RULE = "|---|--:|--:|--:|--:|--:|--:|---|--:|--:|"
 
 
 def line(name: str, o: Outcome) -> str:
-    macs = "not counted" if math.isnan(o.macs) else f"{o.macs / 1e6:.2f} M"
     return (
         f"| {name} | {o.T} | {o.latency} | {o.accuracy:.2f} | {o.agreement:.2f} | {o.events:.2f} | {o.wires} "
-        f"| {o.unit} | {o.state:.0f} | {macs} |"
+        f"| {o.unit} | {o.state:.0f} | {o.macs / 1e6:.2f} M |"
     )
 
 

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from snnpipe.analysis.costs import Account, Layer, Operator
+from snnpipe.analysis.schedules import layer_by_layer, step_by_step
 from snnpipe.analysis.tally import Run, Tally, depends_on_inputs
 from snnpipe.analysis.trains import elements
 from snnpipe.emit import neuron_path
-from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap, leaves
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.ops.lift import Form, lift, place
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.encoding import Encoding, constant
-from snnpipe.runtime.inputs import bind, check_shapes, check_steps, encoded, sequences
+from snnpipe.runtime.inputs import bind, check_schedule, check_shapes, check_steps, encoded, sequences
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.program import lifted_program
@@ -34,7 +34,9 @@ CONSTANT = constant()
 _STATE = {"encode": "neurons", "accumulate": "accumulators", "difference": "differences"}
 
 
-def account(snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONSTANT, **named: Any) -> Account:
+def account(
+    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONSTANT, schedule: str = "step", **named: Any
+) -> Account:
     r"""Count what ``snn(*inputs, T=T)`` costs per sample; the network is unchanged.
 
     * **Events** are the spikes on the wires of the neurons, counted one by one.
@@ -50,7 +52,7 @@ def account(snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONS
     * **Graded units.**  Elements handled by nonlinear operators on floats (softmax, normalisation, gates).
     * **State.**  Floats that are remembered from one step to the next.
 
-    The schedule is the step-synchronous one.  Not counted: biases, additions of decoded values, the updates of the
+    Not counted: biases, additions of decoded values, the updates of the
     state, memory traffic, and what is computed from parameters alone.
 
     Args:
@@ -58,6 +60,8 @@ def account(snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONS
         *inputs, **named: as the network takes them; the first axis of the first input is that of the samples.
         T: number of steps.
         encoding: as the network takes it; input events that are all -1, 0 or 1 are spikes.
+        schedule: as the network takes it.  Under ``"layer"`` a neuron gathers its T events of input before it sends the
+            first of its own; what lies between two neurons handles the same T steps.
 
     Raises:
         InputError: what the network itself does not take.
@@ -76,6 +80,7 @@ def account(snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONS
     (10.0, 22.0)
     """
     check_steps(T)
+    check_schedule(schedule)
     given = bind(snn.graph, inputs, named)
     encode = encoding.encode
     moving = sequences(given) if encode else frozenset()
@@ -86,15 +91,17 @@ def account(snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONS
     placed = place(snn.graph, temporal_inputs=moving)
     run = Run(snn.state_dict(), snn.neurons(), placed, depends_on_inputs(lifted))
     with torch.no_grad():
+        presented = []
         for t in range(1, T + 1):
             clock = snn.code.clock(t)
             now = given | {name: encoded(given[name], encode, clock) for name in moving} if encode else given
             check_shapes(now, snn.graph)
-            for node in lifted:
-                if node.op == "input":
-                    run.present(node, now[node["name"]], node["name"] in moving)
-                elif node.name in every_step or (t == 1 and node.name in before):
-                    run.perform(node, clock)
+            presented.append((clock, now))
+        plan = [node for node in lifted if node.op == "input" or node.name in before]
+        if schedule == "layer":
+            layer_by_layer(run, plan, presented, moving=moving, every_step=every_step, code=snn.code)
+        else:
+            step_by_step(run, plan, presented, moving=moving, every_step=every_step)
         for node in lifted:
             if node.op != "input" and node.name not in before:
                 run.perform(node, clock)
@@ -112,8 +119,7 @@ def latency(snn: SpikingNetwork, T: int, schedule: str = "step") -> int:
         InputError: T is no number of steps, or no such schedule.
     """
     check_steps(T)
-    if schedule not in ("step", "layer"):
-        raise InputError(f'schedule is "step" or "layer", got {schedule!r}')
+    check_schedule(schedule)
     return T if schedule == "step" else depth(snn.graph) * T
 
 

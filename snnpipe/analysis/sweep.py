@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any
@@ -12,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.analysis.activity import spike_counts
 from snnpipe.analysis.energy import account
 from snnpipe.analysis.plots import plot_recipes
 from snnpipe.errors import InputError
 from snnpipe.kernels.neuron import UNITS
 from snnpipe.recipe import Recipe
 from snnpipe.recipes import named
-from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.to_snn import to_module
@@ -44,7 +41,7 @@ class Outcome:
         wires: the most wires of a neuron.
         unit: what an event is, of the neuron that says most: ``binary``, ``signed``, ``multi-level``, ``graded``.
         state: floats carried from step to step, per sample.
-        macs: multiplications of floats per sample and answer; NaN for the layer schedule, where they are not counted.
+        macs: multiplications of floats per sample and answer.
     """
 
     recipe: str
@@ -79,7 +76,7 @@ class Sweep:
         lines = [f"ANN: {self.ann:.2f} % of {self.samples} samples", head]
         lines += [
             f"{o.recipe:{width}} {o.T:4} {o.latency:8} {o.accuracy:11.2f} {o.agreement:9.2f} {o.events:7.2f}"
-            f" {o.wires:6}  {o.unit:11}{o.state:8.0f}  " + ("       -" if math.isnan(o.macs) else f"{o.macs:8.3g}")
+            f" {o.wires:6}  {o.unit:11}{o.state:8.0f}  {o.macs:8.3g}"
             for o in self.outcomes
         ]
         return "\n".join(lines)
@@ -136,31 +133,22 @@ def sweep(
 def _outcome(
     recipe: Recipe, state: ConversionState, batches: Any, data: Any, labels: Tensor, answers: Tensor, T: int
 ) -> Outcome:
-    snn = recipe.network(state, batches, T=T)
-    guesses = torch.cat([recipe.run(snn, x, T=T).argmax(1).cpu() for x, _ in data])
-    x = data[0][0][:SAMPLES]
-    counts = spike_counts(snn, x, T=recipe.pre + T, schedule=recipe.schedule)
-    events = sum(int(count.per_step.sum()) for count in counts.values())
-    events_per_neuron = events / max(1, sum(count.size for count in counts.values()))
-    neurons = [module.neuron for module in snn.neurons().values()]
-    state_floats, macs = _price(recipe, snn, x, T)
+    made = recipe(state, batches, T=T)
+    guesses = torch.cat([made(x).argmax(1).cpu() for x, _ in data])
+    costs = account(made.snn, data[0][0][:SAMPLES], T=made.steps, schedule=recipe.schedule)
+    neurons = [module.neuron for module in made.snn.neurons().values()]
     return Outcome(
         recipe.name,
         T,
-        recipe.latency(snn, T),
+        made.latency,
         _percent(guesses, labels),
         _percent(guesses, answers),
-        events_per_neuron,
+        sum(layer.events for layer in costs.layers) / max(1, sum(layer.neurons for layer in costs.layers)),
         max((neuron.wires for neuron in neurons), default=0),
         max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
-        state_floats,
-        macs,
+        sum(costs.state.values()),
+        costs.mac,
     )
-
-
-def _price(recipe: Recipe, snn: SpikingNetwork, x: Tensor, T: int) -> tuple[float, float]:
-    costs = account(snn, x, T=1 if recipe.schedule == "layer" else recipe.pre + T)
-    return sum(costs.state.values()), math.nan if recipe.schedule == "layer" else costs.mac
 
 
 def _percent(guesses: Tensor, truth: Tensor) -> float:

@@ -85,12 +85,12 @@ class Run:
         if moves:
             self.spikes[node.name] = map_leaves(unit_spikes, value)
 
-    def perform(self, node: Node, clock: Clock) -> None:
-        """Compute a node and add to its tally."""
+    def perform(self, node: Node, clock: Clock, current: Tensor | None = None) -> None:
+        """Compute a node and add to its tally; a neuron that waited gets another ``current`` than what arrives now."""
         tally = self.tallies.setdefault(node.name, Tally())
         tally.runs += 1
         if node.op == "encode":
-            self._encode(node, tally, clock)
+            self._encode(node, tally, clock, self.value(node["input"]) if current is None else current)
         elif node.op in TEMPORAL:
             self._convert(node, tally, clock)
         else:
@@ -114,7 +114,7 @@ class Run:
             return self.spikes[leaf.name]
         return map_leaves(no_spikes, self._read(leaf)) if isinstance(leaf, Ref | Param) else leaf
 
-    def _encode(self, node: Node, tally: Tally, clock: Clock) -> None:
+    def _encode(self, node: Node, tally: Tally, clock: Clock, z: Tensor) -> None:
         module, spikes = self.neurons[neuron_path(node)], torch.empty(0)
 
         def step(*given: Any, **options: Any) -> tuple[Any, Tensor]:
@@ -125,7 +125,7 @@ class Run:
 
         twin = copy(module)
         twin.neuron = attrs.evolve(module.neuron, step=step)
-        events, self.cells[node.name] = twin(self.value(node["input"]), self.cells.get(node.name), clock)
+        events, self.cells[node.name] = twin(z, self.cells.get(node.name), clock)
         tally.events += float(spikes.sum())
         tally.neurons, tally.itemsize = events.numel(), events.element_size()
         tally.ac += total(self.spikes_of(node["input"]))

@@ -1,10 +1,10 @@
-r"""The law, as three tensor functions: every operator is carried to a code by what stands here.
+r"""The law, as a few tensor functions: every operator is carried to a code by what stands here.
 
 A value v has two forms under a code :math:`(\alpha_t, a_t)`: the *events* :math:`v_t` that travel, and the
 *decoded* value :math:`V_t = \alpha_t V_{t-1} + a_t v_t` they stand for.  ``accumulate`` goes from the first to the
 second, ``difference`` back, and ``constant`` makes events of a value that does not change.
 
-All three act on tensors or on trees of them (tuples, lists, dicts).
+All act on tensors or on trees of them (tuples, lists, dicts).
 """
 
 from __future__ import annotations
@@ -52,6 +52,22 @@ def difference(before: Any, decoded: Any, clock: Clock) -> Any:
     if before is None:
         return zip_leaves(lambda Y: Y / clock.a, decoded)
     return zip_leaves(lambda Y, Y_before: _change(Y, Y_before, clock.alpha) / clock.a, decoded, before)
+
+
+def since(early: Any, decoded: Any, kept: float) -> Any:
+    """What the events after an earlier step decode to alone: ``(X_t - p X_d) / (1 - p)``, p = alpha_{d+1} ... alpha_t.
+
+    ``X_t = p X_d + (what came since)``, and of a constant, c, what came since is ``(1 - p) c``.  What is no float (a
+    class index) has no events and is passed on.
+
+    >>> since(torch.tensor(4.0), torch.tensor(2.0), 0.5)
+    tensor(0.)
+    """
+
+    def one(X: Any, X_d: Any) -> Any:
+        return _change(X, X_d, kept) / (1.0 - kept) if isinstance(X, torch.Tensor) and X.is_floating_point() else X
+
+    return zip_leaves(one, decoded, early)
 
 
 def zip_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:

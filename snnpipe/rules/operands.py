@@ -24,7 +24,9 @@ from snnpipe.rules.signals import (
 from snnpipe.rules.sites import SITE_RULES, Match, SiteRule
 
 
-def operand_site(node: Node, graph: Graph, *, neurons: tuple[SiteRule, ...] = SITE_RULES) -> Match | None:
+def operand_site(
+    node: Node, graph: Graph, *, neurons: tuple[SiteRule, ...] = SITE_RULES, currents: bool = False
+) -> Match | None:
     """An encoder behind a value, for those of its readers that multiply it.
 
     * A layer with static weights (linear, convolution, ``x @ W``) gets an encoder in front if its input is no linear
@@ -40,33 +42,40 @@ def operand_site(node: Node, graph: Graph, *, neurons: tuple[SiteRule, ...] = SI
         node: the node that computes the value.
         graph: its graph.
         neurons: the rules of the other sites, whose neurons emit events.
+        currents: a layer that reads what another layer computed, with no activation in between, gets an encoder too:
+            at the linear bottlenecks of inverted residual blocks.
     """
-    return _operand_sites(graph, neurons).get(node.name)
+    return _operand_sites(graph, neurons, currents).get(node.name)
 
 
-def transformer_rules(rules: tuple[SiteRule, ...] = SITE_RULES) -> tuple[SiteRule, ...]:
-    """``rules``, and operand sites for what they leave as floats."""
-    return (*rules, partial(operand_site, neurons=rules))
+def transformer_rules(rules: tuple[SiteRule, ...] = SITE_RULES, *, currents: bool = False) -> tuple[SiteRule, ...]:
+    """``rules``, and operand sites for what they leave as floats, or as ``currents`` as well."""
+    return (*rules, partial(operand_site, neurons=rules, currents=currents))
 
 
 #: For ``instrument``: sites at activations, and in front of products.
 TRANSFORMER_RULES: tuple[SiteRule, ...] = transformer_rules()
+#: For ``instrument``: the same, and at linear bottlenecks, so that every layer behind the first reads events.
+BOTTLENECK_RULES: tuple[SiteRule, ...] = transformer_rules(currents=True)
 
 
 @lru_cache(maxsize=1)  # a rule is asked about all nodes of one graph in turn
-def _operand_sites(graph: Graph, neurons: tuple[SiteRule, ...]) -> dict[str, Match]:
+def _operand_sites(graph: Graph, neurons: tuple[SiteRule, ...], currents: bool) -> dict[str, Match]:
     def is_neuron(node: Node) -> bool:
         return any(match is not None and not match.readers for match in (rule(node, graph) for rule in neurons))
 
     found = signals(graph, is_neuron)
     carried = _carried(graph, found)
-    sites = {node.name: _site(node, graph, found, carried) for node in graph if node.op not in SEQUENCES}
+    most = Signal.SUM if currents else Signal.CURRENT
+    sites = {node.name: _site(node, graph, found, carried, most) for node in graph if node.op not in SEQUENCES}
     return {name: match for name, match in sites.items() if match is not None and name not in carried}
 
 
-def _site(node: Node, graph: Graph, found: Mapping[str, Signal], carried: Mapping[str, str]) -> Match | None:
+def _site(
+    node: Node, graph: Graph, found: Mapping[str, Signal], carried: Mapping[str, str], most: Signal
+) -> Match | None:
     users = [name for name in graph.users[node.name] if name != "output"]
-    products = [name for name in users if _encodes(graph[name], node, found)]
+    products = [name for name in users if _encodes(graph[name], node, found, most)]
     readers = {*products, *(name for name in users if carried.get(name) == node.name)}
     if not readers:
         return None
@@ -78,11 +87,11 @@ def _site(node: Node, graph: Graph, found: Mapping[str, Signal], carried: Mappin
     return Match(match.input, None, match.signed, match.axis, frozenset(readers))
 
 
-def _encodes(reader: Node, node: Node, found: Mapping[str, Signal]) -> bool:
-    """Whether a product wants ``node``, one of its factors, as events."""
+def _encodes(reader: Node, node: Node, found: Mapping[str, Signal], most: Signal = Signal.CURRENT) -> bool:
+    """Whether a product wants ``node``, one of its factors, as events; a layer reads ``most`` as it is."""
     if Ref(node.name) not in factors(reader):
         return False
-    return found[node.name] > (Signal.EVENTS if multiplies_streams(reader, found) else Signal.CURRENT)
+    return found[node.name] > (Signal.EVENTS if multiplies_streams(reader, found) else most)
 
 
 def _carried(graph: Graph, found: Mapping[str, Signal]) -> dict[str, str]:

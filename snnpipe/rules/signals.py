@@ -23,8 +23,9 @@ class Signal(IntEnum):
 
     STATIC = 0  #: nothing: the same at every step
     EVENTS = 1  #: the events of a neuron, or the input, perhaps rearranged
-    CURRENT = 2  #: linear in events
-    FLOAT = 3  #: the output of an operator that is not linear
+    SUM = 2  #: sums and averages of events
+    CURRENT = 3  #: what a layer with weights makes of them
+    FLOAT = 4  #: the output of an operator that is not linear
 
 
 def signals(graph: Graph, is_neuron: Callable[[Node], bool]) -> dict[str, Signal]:
@@ -54,7 +55,7 @@ def _signal(node: Node, found: Mapping[str, Signal], is_neuron: Callable[[Node],
     temporal = {name for name, signal in read.items() if signal}
     if not any(temporal <= group for group in row.groups):
         return Signal.FLOAT
-    return Signal.CURRENT if factors(node) else max(worst, Signal.CURRENT)
+    return Signal.CURRENT if factors(node) else max(worst, Signal.SUM)
 
 
 #: Operands that are multiplied with one another: by name, and of functions without a row by position.

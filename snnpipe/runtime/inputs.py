@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnpipe.codes import Clock
+from snnpipe.codes import Clock, Code
 from snnpipe.errors import InputError
 from snnpipe.frozen import leaves, map_leaves
 from snnpipe.graph import Graph
@@ -124,6 +124,23 @@ def check_steps(T: Any) -> None:
     """T is a number of steps."""
     if not isinstance(T, int) or isinstance(T, bool) or T < 1:
         raise InputError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")
+
+
+def check_schedule(schedule: Any) -> None:
+    """There are two."""
+    if schedule not in ("step", "layer"):
+        raise InputError(f'schedule is "step" or "layer", got {schedule!r}')
+
+
+def check_delay(delay: Any, T: int, code: Code) -> None:
+    """A readout may leave out first steps if the rest is an average of its own."""
+    if not isinstance(delay, int) or isinstance(delay, bool) or not 0 <= delay < T:
+        raise InputError(f"delay is a number of steps that the readout leaves out, 0 <= delay < T = {T}; got {delay!r}")
+    if delay and any(code.clock(t).alpha >= 1.0 for t in range(2, T + 1)):
+        raise InputError(
+            f"delay: under {code} every event is needed for the sum; leave out delay=, or use a code that averages: "
+            "td_rewrite(code=RATE)"
+        )
 
 
 def _is_whole(leaf: Any) -> bool:

@@ -15,11 +15,23 @@ from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph
+from snnpipe.kernels import temporal
 from snnpipe.kernels.temporal import difference, zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.encoding import Encoding, constant
-from snnpipe.runtime.inputs import bind, check_shapes, check_steps, encoded, explained, same_shapes, sequences, steps
+from snnpipe.runtime.inputs import (
+    bind,
+    check_delay,
+    check_schedule,
+    check_shapes,
+    check_steps,
+    encoded,
+    explained,
+    same_shapes,
+    sequences,
+    steps,
+)
 from snnpipe.runtime.layers import layerwise
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.window import of_step
@@ -86,6 +98,7 @@ class SpikingNetwork(nn.Module):
         encoding: Encoding = constant(),
         readout: str = "last",
         schedule: str = "step",
+        delay: int = 0,
         **named: Any,
     ) -> Any:
         """Run T steps and decode.
@@ -101,43 +114,52 @@ class SpikingNetwork(nn.Module):
                 stronger: when ANN-SNN conversion meets parallel spiking calculation", ICML), so that it comes after
                 ``depth x T`` steps and no event was too early: an IF network is then the ANN with activations
                 quantised to T + 1 levels (QCFS), exactly.
+            delay: the readout leaves out the events of so many first steps, in which deep layers have not spoken yet
+                (Bu et al. 2025, "Inference-scale complexity in ANN-SNN conversion", CVPR); under codes that average.
+                ``readout_delay`` estimates it.
 
         Returns:
             The ANN's output structure; each tensor has the ANN's shape, or ``(T, ...)`` for ``"every"``.
         """
+        check_schedule(schedule)
         if schedule == "layer":
-            return self._layerwise(inputs, named, T, encoding, readout)
-        if schedule != "step":
-            raise InputError(f'schedule is "step" or "layer", got {schedule!r}')
+            return self._layerwise(inputs, named, T, encoding, readout, delay)
         if readout == "every":
-            return _stacked(list(self.iterate(*inputs, T=T, encoding=encoding, **named)))
+            return _stacked(list(self.iterate(*inputs, T=T, encoding=encoding, delay=delay, **named)))
         if readout != "last":
             raise InputError(f'readout is "last" or "every", got {readout!r}')
         check_steps(T)
-        return next(self._decoded(inputs, named, T, encoding, (T,)))
+        return next(self._decoded(inputs, named, T, encoding, (T,), delay))
 
     def _layerwise(
-        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, readout: str
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, readout: str, delay: int
     ) -> Any:
         check_steps(T)
-        if readout != "last" or encoding.encode is not None:
+        if readout != "last" or encoding.encode is not None or delay:
             raise InputError(
                 'schedule="layer": every layer waits for the one before it, so the input is a constant current and '
-                'there is one readout; leave out encoding= and readout=, or use schedule="step"'
+                'there is one readout, of all events; leave out encoding=, readout= and delay=, or use schedule="step"'
             )
         given = bind(self.graph, inputs, named)
         check_shapes(given, self.graph)
         return self._call(layerwise(self.graph), self.code, T, given)
 
-    def iterate(self, *inputs: Any, T: int, encoding: Encoding = constant(), **named: Any) -> Iterator[Any]:
-        """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough."""
+    def iterate(
+        self, *inputs: Any, T: int, encoding: Encoding = constant(), delay: int = 0, **named: Any
+    ) -> Iterator[Any]:
+        """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough.
+
+        Up to step ``delay`` it is that of all events so far, then that of the events since.
+        """
         check_steps(T)
-        return self._decoded(inputs, named, T, encoding, range(1, T + 1))
+        return self._decoded(inputs, named, T, encoding, range(1, T + 1), delay)
 
     def _decoded(
-        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, at: Container[int]
-    ) -> Iterator[Any]:
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, at: Container[int],
+        delay: int,
+    ) -> Iterator[Any]:  # fmt: skip
         """The output decoded at the steps ``at`` of a run of T."""
+        check_delay(delay, T, self.code)
         given = bind(self.graph, inputs, named)
         encode = encoding.encode
         if encode is None:
@@ -145,6 +167,8 @@ class SpikingNetwork(nn.Module):
         moving = sequences(given) if encode else frozenset()
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
+        early: Any = None
+        kept = 1.0  # share of the events up to ``delay`` in what is decoded
         for t in range(1, T + 1):
             clock = self.code.clock(t)
             now = given
@@ -152,6 +176,11 @@ class SpikingNetwork(nn.Module):
                 now = given | {name: encoded(given[name], encode, clock) for name in moving}
                 check_shapes(now, self.graph)
             cells, frontier = self._call(run.step, clock, cells, statics, now)
+            if t == delay:
+                early = frontier
+            elif t > delay > 0:
+                kept *= clock.alpha
+                frontier = temporal.since(early, frontier, kept) if t in at else frontier
             if t in at:
                 yield self._call(run.read, statics, frontier, now)
 

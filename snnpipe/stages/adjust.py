@@ -15,16 +15,16 @@ from toolz import take
 from torch import Tensor, nn
 
 from snnpipe.codes import Clock, Code
-from snnpipe.emit import compiled, emit, module_tree, neuron_path
+from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import CalibrationError, StageError
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, redirecting, unique_name
-from snnpipe.kernels.statistic import along, fitted
+from snnpipe.kernels.statistic import along
 from snnpipe.kernels.temporal import constant
 from snnpipe.ops.modules import assign
+from snnpipe.runtime.activations import activations
 from snnpipe.runtime.inputs import bind
 from snnpipe.runtime.program import lifted_program
-from snnpipe.runtime.section import Section
 from snnpipe.runtime.window import fired
 from snnpipe.stages.calibrate import arguments
 from snnpipe.state import ConversionState, Event
@@ -52,13 +52,14 @@ Adjustment = tuple[tuple[str, Callable[[Seen], Tensor]], ...]
 
 def adjusted(
     state: ConversionState, *, adjustment: Adjustment, batches: Iterable[Any], T: int, per: str, code: Code,
-    limit: int | None, called: str,
+    schedule: str, limit: int | None, called: str,
 ) -> ConversionState:  # fmt: skip
     """The state with every neuron adjusted; see ``stages.correct`` for the arguments."""
     clocks = [code.clock(t) for t in range(1, T + 1)]
-    run, ann = lifted_program(state.graph, code, frozenset()), _activations(state.graph)
+    run, ann = lifted_program(state.graph, code, frozenset()), activations(state.graph)
     tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
-    adjusters = {node.name: _Adjuster(node, tree, adjustment, code, per) for node in state.graph if node.op == "encode"}
+    adjusters = {node.name: _Adjuster(node, tree, adjustment, code, per, schedule == "layer")
+                 for node in state.graph if node.op == "encode"}  # fmt: skip
     root = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
     for node in state.graph:
         if node.op == "encode":
@@ -114,11 +115,11 @@ class _Adjuster(nn.Module):
 
     target: tuple[Tensor, Tensor]
 
-    def __init__(self, node: Node, tree: nn.Module, adjustment: Adjustment, code: Code, per: str) -> None:
+    def __init__(self, node: Node, tree: nn.Module, adjustment: Adjustment, code: Code, per: str, waits: bool) -> None:
         super().__init__()
         self.node, self.path = node, neuron_path(node)
         self.neuron: Any = tree.get_submodule(self.path)
-        self.adjustment, self.code, self.per = adjustment, code, per
+        self.adjustment, self.code, self.per, self.waits = adjustment, code, per, waits
         self.total: dict[str, Tensor] = {}
         for name, tensor in self.neuron.named_buffers():  # an earlier correction's, which the graph reads here
             self.register_buffer(name, tensor)
@@ -127,6 +128,8 @@ class _Adjuster(nn.Module):
         """As ``runtime.window.fired``, for the adjusted neuron."""
         z = z if timed else z.expand(len(clocks), *z.shape)
         worth = self.code.worth(len(clocks))
+        if self.waits:
+            z = torch.stack([constant(_decoded(z, worth), clock) for clock in clocks])
         own: dict[str, Tensor] = {}
         events, after = fired(self.neuron, state, z, clocks, True)
         for key, error in self.adjustment:
@@ -164,26 +167,3 @@ class _Adjuster(nn.Module):
 def _decoded(seq: Tensor, worth: Sequence[float]) -> Tensor:
     weights = torch.tensor(worth, dtype=seq.dtype, device=seq.device)
     return (weights.reshape(-1, *[1] * (seq.ndim - 1)) * seq).sum(0)
-
-
-def _activations(graph: Graph) -> Callable[..., Any]:
-    """``(root, inputs) -> {neuron: (current, activation)}`` of the ANN."""
-    section = Section(("inputs",), {node.name: ("inputs", node["name"]) for node in graph.inputs})
-    found: dict[str, Any] = {}
-    for node in graph:
-        if node.op == "encode":
-            z = section.value(node["input"])
-            facts = (node.get("signed", False), section.value(node.get("cap")), node["axis"])
-            section.env[node.name] = section.call(activation, z, *facts)
-            found[node.name] = (z, section.env[node.name])
-        elif node.op != "input":
-            section.env[node.name] = emit(section.target, node, section.value)
-    section.target.output(found)
-    return compiled(section.target)
-
-
-def activation(z: Tensor, signed: bool, cap: Any, axis: int | None) -> Tensor:
-    """What a neuron stands for: the value itself, or its ReLU, up to the cap if there is one."""
-    cap = fitted(cap, z.shape, axis) if isinstance(cap, Tensor) else cap
-    z = z if signed else z.clamp(min=0.0)
-    return z if cap is None else z.minimum(torch.as_tensor(cap, dtype=z.dtype, device=z.device))

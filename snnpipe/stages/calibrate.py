@@ -18,7 +18,7 @@ from snnpipe.kernels.threshold import Threshold
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrument
-from snnpipe.state import ConversionState, Event, Site
+from snnpipe.state import ConversionState, Event, Levels, Site
 
 #: Keys under which a dictionary batch keeps its input, in order of preference.
 INPUT_KEYS = ("input", "image", "images", "img", "x", "data", "pixel_values")
@@ -81,7 +81,7 @@ def _calibrate(
 ) -> ConversionState:
     state = state if state.sites else instrument(state)
     check_state("calibrate", state)
-    measured = {name: site for name, site in state.sites.items() if site.cap is None}
+    measured = {name: site for name, site in state.sites.items() if not isinstance(site.cap, Levels)}
     if not measured:
         return state.evolve(Event("calibrate", "", "nothing to measure", "no site needs data"))
     statistic = state.threshold.statistic

@@ -14,7 +14,7 @@ from snnpipe.codes import RATE, Code
 from snnpipe.errors import CalibrationError, StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.ops.lift import has_neurons
-from snnpipe.runtime.inputs import check_steps
+from snnpipe.runtime.inputs import check_schedule, check_steps
 from snnpipe.stage import BoundStage
 from snnpipe.stages.adjust import Adjustment, Seen, adjusted
 from snnpipe.stages.fuse import NOT_LIFTED
@@ -33,7 +33,7 @@ def _input_error(seen: Seen) -> Tensor:
 
 def correct_bias(
     batches: Iterable[Any], *, T: int, per: str = "channel", iterations: int = 1, code: Code = RATE,
-    max_batches: int | None = None,
+    schedule: str = "step", max_batches: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that adds to each neuron's current what its output lacks on average after T steps.
 
@@ -48,6 +48,7 @@ def correct_bias(
         per: ``"channel"``, or ``"neuron"`` (one value per position: for a fixed input size).
         iterations: how often each neuron is adjusted in turn.
         code: the code the network will run under.
+        schedule: ``"step"`` or ``"layer"``, as the network will run.
         max_batches: stop after so many.
 
     Raises:
@@ -57,12 +58,14 @@ def correct_bias(
     Reference: Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
     calibration", ICML.
     """
-    return _stage("correct_bias", (("shift", _output_error),) * iterations, batches, T, per, code, max_batches)
+    return _stage("correct_bias", (("shift", _output_error),) * iterations, batches, T, per, code, schedule,
+                  max_batches)  # fmt: skip
 
 
 def correct_potential(
-    batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, max_batches: int | None = None
-) -> BoundStage:
+    batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: str = "step",
+    max_batches: int | None = None,
+) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron before the first step the charge its output lacks on average after T steps.
 
     .. math:: v_0 \leftarrow v_0 + \mathrm{mean}(a - \hat a_T) / w_1
@@ -71,16 +74,17 @@ def correct_potential(
     potentials are parameters named ``<neuron>.charge``.
 
     Args:
-        batches, T, per, code, max_batches: as for ``correct_bias``.
+        batches, T, per, code, schedule, max_batches: as for ``correct_bias``.
 
     Reference: as ``correct_bias``.
     """
-    return _stage("correct_potential", (("charge", _output_error),), batches, T, per, code, max_batches)
+    return _stage("correct_potential", (("charge", _output_error),), batches, T, per, code, schedule, max_batches)
 
 
 def correct_threshold(
-    batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, max_batches: int | None = None
-) -> BoundStage:
+    batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: str = "step",
+    max_batches: int | None = None,
+) -> BoundStage:  # fmt: skip
     r"""A stage that shifts each neuron's current to the ANN's mean, and scales its events to the ANN's size.
 
     .. math:: z_c \leftarrow z_c + \mathrm{mean}(z - \hat z_T), \qquad
@@ -89,22 +93,29 @@ def correct_threshold(
     The neuron keeps its threshold; a spike of it is worth a little more or less.
 
     Args:
-        batches, T, per, code, max_batches: as for ``correct_bias``.
+        batches, T, per, code, schedule, max_batches: as for ``correct_bias``.
 
     Reference: after Hao et al. 2025, "Faster and stronger: when ANN-SNN conversion meets parallel spiking
     calculation", ICML, who add the mean error of the output to its threshold; least squares is scale free.
     """
     return _stage("correct_threshold", (("shift", _input_error), ("scale", _output_error)), batches, T, per, code,
-                  max_batches)  # fmt: skip
+                  schedule, max_batches)  # fmt: skip
 
 
 def _stage(
-    name: str, adjustment: Adjustment, batches: Any, T: int, per: str, code: Code, max_batches: int | None
-) -> BoundStage:
+    name: str, adjustment: Adjustment, batches: Any, T: int, per: str, code: Code, schedule: str,
+    max_batches: int | None,
+) -> BoundStage:  # fmt: skip
     if per not in ("channel", "neuron"):
         raise StageError(f'{name}: per is "channel" or "neuron", got {per!r}')
+    check_batches(name, batches)
+    check_steps(T)
+    check_schedule(schedule)
+    given = {"adjustment": adjustment, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
+    return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given | {"limit": max_batches, "called": name}))
+
+
+def check_batches(name: str, batches: Any) -> None:
+    """Complain of what is no iterable of batches."""
     if isinstance(batches, Tensor | ConversionState) or not isinstance(batches, Iterable):
         raise CalibrationError(f"{name}: expected batches, got a {type(batches).__name__}; write {name}([x], T=...)")
-    check_steps(T)
-    given = {"adjustment": adjustment, "batches": batches, "T": T, "per": per, "code": code, "limit": max_batches}
-    return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given | {"called": name}))

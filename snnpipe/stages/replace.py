@@ -39,8 +39,8 @@ def replace(
             ``group(m=4)``, ``st_bif(levels=15)``, ``graded()``, ``leaky_integrate_and_fire(tau=...)`` or one's own.
         threshold: a rule for the statistics at hand (``percentile(99.5)`` needs no new data when a histogram was
             measured), or a function ``(site, summary) -> Tensor``; by default the rule calibration was made for.
-            Capped sites (ReLU6) take their cap and quantised ones (QCFS, fake quantisation) the threshold they were
-            trained with, unless a function says otherwise.
+            At capped sites (ReLU6) it is at most the cap, and the cap where nothing was measured; quantised ones (QCFS,
+            fake quantisation) take the threshold they were trained with, unless a function says otherwise.
         rules: ``rule(site, neuron) -> Neuron | None`` chooses another neuron for some sites; the first answer counts.
 
     Raises:
@@ -75,7 +75,6 @@ def replace(
         made[f"{key}.threshold"] = theta
         facts, limits = _facts(site, unit, theta, key, state, known=chosen is None)
         made |= limits
-        axis = site.axis if any(tensor.numel() > 1 for tensor in (theta, *limits.values())) else None
         nodes[name] = attrs.evolve(
             node,
             op="encode",
@@ -83,7 +82,7 @@ def replace(
                 input=Ref(site.input),
                 threshold=Param(f"{key}.threshold"),
                 neuron=unit,
-                axis=axis,
+                axis=site.axis,
                 origin=_origin(node),
                 **facts,
             ),

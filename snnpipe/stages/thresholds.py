@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -35,17 +35,20 @@ class SiteThreshold:
 def site_threshold(
     site: Site, state: ConversionState, rule: Threshold | None, chosen: ThresholdRule | None
 ) -> SiteThreshold:
-    """The threshold at ``site``: what ``chosen`` says, else the site's cap, else ``rule`` applied to the statistic."""
+    """The threshold at ``site``: what ``chosen`` says, or its trained levels, or what ``rule`` makes of the statistic.
+
+    A cap limits it, and is the threshold where nothing was measured or nothing fired.
+    """
     summary = state.statistics.get(site.node)
     if chosen is not None:
         theta = _checked(torch.as_tensor(chosen(site, summary)).detach().reshape(-1), site, summary)
-        return SiteThreshold(_like_network(theta, state), 0, getattr(chosen, "__name__", repr(chosen)))
+        return SiteThreshold(like_network(theta, state.params), 0, getattr(chosen, "__name__", repr(chosen)))
     if isinstance(site.cap, Levels):
         theta = _checked(site.cap.value(site.cap.top, state.params), site, None)
-        return SiteThreshold(_like_network(theta, state), 0, str(site.cap))
-    if site.cap is not None:
+        return SiteThreshold(like_network(theta, state.params), 0, str(site.cap))
+    if site.cap is not None and (summary is None or rule is None):
         theta = torch.tensor([site.cap], dtype=torch.float64)
-        return SiteThreshold(_like_network(theta, state), 0, f"cap {site.cap:g}")
+        return SiteThreshold(like_network(theta, state.params), 0, f"cap {site.cap:g}")
     if summary is None or rule is None:
         raise StageError(
             f"replace: nothing was measured at site {site.name}; put calibrate(loader) before replace, "
@@ -64,7 +67,10 @@ def site_threshold(
             f"replace: {rule.name} cannot be computed from {type(summary).__name__} at site {site.name}; "
             f"calibrate for it: pipe(..., instrument(statistic={rule.name}(...)), calibrate(loader))"
         ) from error
-    return SiteThreshold(_like_network(_filled(theta), state), int((~_usable(theta)).sum()), str(rule))
+    if site.cap is not None:  # which is right for a channel that never fired, too
+        theta = theta.where(_usable(theta), site.cap).clamp(max=site.cap)
+        return SiteThreshold(like_network(theta, state.params), 0, f"{rule}, at most the cap {site.cap:g}")
+    return SiteThreshold(like_network(filled(theta), state.params), int((~_usable(theta)).sum()), str(rule))
 
 
 def fixed(theta: float) -> ThresholdRule:
@@ -102,7 +108,7 @@ def _checked(theta: Tensor, site: Site, summary: Any) -> Tensor:
     return theta
 
 
-def _filled(theta: Tensor) -> Tensor:
+def filled(theta: Tensor) -> Tensor:
     """The documented fallback for channels that never fired: the site's largest threshold, or one never reached."""
     usable = _usable(theta)
     largest = theta[usable].max() if bool(usable.any()) else theta.new_tensor(torch.finfo(theta.dtype).max)
@@ -113,8 +119,8 @@ def _usable(theta: Tensor) -> Tensor:
     return torch.isfinite(theta) & (theta > 0)
 
 
-def _like_network(theta: Tensor, state: ConversionState) -> Tensor:
+def like_network(theta: Tensor, params: Mapping[str, Tensor]) -> Tensor:
     """In the dtype and on the device of the weights; finite there."""
-    model = next((tensor for tensor in state.params.values() if tensor.is_floating_point()), theta)
+    model = next((tensor for tensor in params.values() if tensor.is_floating_point()), theta)
     limit = torch.finfo(model.dtype).max / 4
     return theta.to(device=model.device, dtype=torch.float64).clamp(max=limit).to(dtype=model.dtype)
