@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import attrs
@@ -53,10 +53,10 @@ class Recipe:
     schedule: str = "step"
     pre: int = 0
     corrections: tuple[Callable[..., Any], ...] = ()
-    delay: Callable[[SpikingNetwork, Sequence[Any], int], int] | None = None
+    delay: Callable[[SpikingNetwork, Iterable[Any], int], int] | None = None
     rules: tuple[SiteRule, ...] = SITE_RULES
 
-    def __call__(self, model: nn.Module | ConversionState, batches: Sequence[Any], *, T: int) -> Converted:
+    def __call__(self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int) -> Converted:
         """Convert for ``T`` steps; the model or state is unchanged.
 
         Args:
@@ -114,13 +114,14 @@ def always(choice: Choice) -> Callable[[int], Choice]:
     return lambda T: choice
 
 
-def estimated(snn: SpikingNetwork, batches: Sequence[Any], T: int) -> int:
+def estimated(snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
     """The ``readout_delay`` on the first batch."""
-    args, kwargs = arguments(batches[0], tuple(node["name"] for node in snn.graph.inputs))
+    first = next(iter(batches))
+    args, kwargs = arguments(first, tuple(node["name"] for node in snn.graph.inputs))
     return readout_delay(snn, *args, T=T, **kwargs)
 
 
-def part(share: float) -> Callable[[SpikingNetwork, Sequence[Any], int], int]:
+def part(share: float) -> Callable[[SpikingNetwork, Iterable[Any], int], int]:
     """A delay of a share of the steps."""
     return lambda snn, batches, T: int(share * T)
 

@@ -93,7 +93,7 @@ def sweep(
     model: nn.Module | ConversionState,
     recipes: Iterable[Recipe | str],
     *,
-    batches: Sequence[Any],
+    batches: Iterable[Any],
     data: Sequence[tuple[Tensor, Tensor]],
     T: Sequence[int] = (1, 2, 4, 8),
     progress: bool = False,

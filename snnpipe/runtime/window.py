@@ -146,8 +146,8 @@ def of_step(outputs: Any, t: int) -> Any:
 def accumulated(decoded: Any, events: Any, clocks: Sequence[Clock], timed: bool) -> Any:
     """``temporal.accumulate`` at each step."""
     steps = []
-    for t, clock in enumerate(clocks):
-        decoded = temporal.accumulate(decoded, at(events, t) if timed else events, clock)
+    for now, clock in zip(each_step(events, len(clocks), timed), clocks, strict=True):
+        decoded = temporal.accumulate(decoded, now, clock)
         steps.append(decoded)
     return stacked(steps)
 
@@ -155,8 +155,7 @@ def accumulated(decoded: Any, events: Any, clocks: Sequence[Clock], timed: bool)
 def differences(before: Any, decoded: Any, clocks: Sequence[Clock], timed: bool) -> Any:
     """``temporal.difference`` at each step."""
     steps = []
-    for t, clock in enumerate(clocks):
-        now = at(decoded, t) if timed else decoded
+    for now, clock in zip(each_step(decoded, len(clocks), timed), clocks, strict=True):
         steps.append(temporal.difference(before, now, clock))
         before = now
     return stacked(steps)
@@ -179,7 +178,14 @@ def fired(neuron: Any, state: Any, z: Tensor, clocks: Sequence[Clock], timed: bo
         found: tuple[Tensor, Any] = neuron.window(state, z, clocks, timed)
         return found
     events = []
-    for t, clock in enumerate(clocks):
-        now, state = neuron(z[t] if timed else z, state, clock)
-        events.append(now)
+    for now, clock in zip(each_step(z, len(clocks), timed), clocks, strict=True):
+        sent, state = neuron(now, state, clock)
+        events.append(sent)
     return torch.stack(events), state
+
+
+def each_step(value: Any, count: int, timed: bool) -> Sequence[Any]:
+    """The value at each step; of a tensor without one gradient as large as the window for each step of it."""
+    if not timed:
+        return [value] * count
+    return value.unbind() if isinstance(value, Tensor) else [at(value, t) for t in range(count)]

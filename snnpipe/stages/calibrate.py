@@ -35,7 +35,8 @@ def calibrate(
     """A stage that measures every site over ``batches``; marks the default sites first if nobody did.
 
     The state is unchanged; statistics of an earlier ``calibrate`` are merged with the new ones.  Neither the order of
-    the batches nor their size matters (but for ``ema``).
+    the batches nor their size matters (but for ``ema``).  Every element of an activation counts, those at padded
+    positions too: give sentences of one length in a batch.
 
     Args:
         batches: tensors, numpy arrays, ``(x, y)`` (the first item is taken) or dictionaries (``INPUT_KEYS``, or the
