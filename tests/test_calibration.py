@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 from snnpipe import (
+    TRANSFORMER_RULES,
     CalibrationError,
     ThresholdError,
     calibrate,
+    cascade,
     digest,
     ema,
     fuse,
@@ -347,3 +349,53 @@ def test_progress_is_silent_unless_asked(capfd):
     assert capfd.readouterr() == ("", "")
     measured([X], progress=True)
     assert "calibrate" in capfd.readouterr().err
+
+
+class Masked(nn.Module):
+    """Attention over the positions that count, and an MLP; padded positions compute something all the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out, self.head = nn.Linear(6, 18), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x, attention_mask):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 3)).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -1e9
+        p = ((q @ k.transpose(-2, -1)) + bias).softmax(-1)
+        return self.head(nn.functional.gelu(self.out((p @ v).transpose(1, 2).flatten(2))))
+
+
+def sentences():
+    """Three of different length, alone and padded with large numbers."""
+    alone = [vectors(n)[None] for n in (5, 3, 4)]
+    mask = torch.tensor([[1] * len(s[0]) + [0] * (5 - len(s[0])) for s in alone])
+    padded = torch.full((3, 5, 6), 50.0, dtype=torch.float64)
+    for row, sentence in zip(padded, alone, strict=True):
+        row[: len(sentence[0])] = sentence[0]
+    return [{"x": s, "attention_mask": torch.ones(s.shape[:2])} for s in alone], {"x": padded, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("rule", [maximum(), percentile(90.0), threshold_iteration(4), mmse(4)], ids=str)
+def test_padded_positions_do_not_count(rule):
+    model = settled(Masked())
+    alone, padded = sentences()
+
+    def found(batches, **options):
+        stage = instrument(rules=TRANSFORMER_RULES, statistic=rule)
+        snn = pipe(model, trace, stage, calibrate(batches, **options), replace(neuron=cascade(n=4)), to_snn)
+        return [neuron.threshold for neuron in snn.neurons().values()]
+
+    expected = found(alone)
+    for theta, same, more in zip(found([padded], mask="attention_mask"), expected, found([padded]), strict=True):
+        if theta.numel() > 1:  # along features; probabilities have no feature axis, and are no larger for padding
+            assert torch.allclose(theta, same, rtol=1e-9)
+            assert not torch.allclose(more, same, rtol=1e-2)
+
+
+def test_a_mask_must_be_an_input():
+    model, (alone, _) = settled(Masked()), sentences()
+    with pytest.raises(CalibrationError, match=r"no input 'mask'; it has x, attention_mask"):
+        pipe(model, trace, calibrate(alone, mask="mask"))
+    stage = instrument(rules=TRANSFORMER_RULES, statistic=maximum(per="neuron"))
+    with pytest.raises(CalibrationError, match='per="channel"'):
+        pipe(model, trace, stage, calibrate(alone, mask="attention_mask"))

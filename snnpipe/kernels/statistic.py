@@ -141,6 +141,25 @@ def channel_max(x: Tensor, axis: int | None) -> Tensor:
     return wide.amax(others) if others else wide
 
 
+def unpadded(x: Tensor, mask: Tensor, axis: int | None) -> Tensor:
+    """The values at positions that count, (N, ...); ``x`` itself where it is not plain which of its axes is theirs.
+
+    Args:
+        x: (B, L, ...) or, of attention heads, (B, H, L, D).
+        mask: (B, L), not zero where a position counts.
+        axis: the channel axis; features are the last.
+
+    >>> unpadded(torch.tensor([[[1.0], [2.0]], [[3.0], [9.0]]]), torch.tensor([[1, 1], [1, 0]]), -1)
+    tensor([[1.],
+            [2.],
+            [3.]])
+    """
+    if x.ndim < 3 or x.shape[0] != mask.shape[0] or axis not in (-1, x.ndim - 1, None):
+        return x
+    fits = [k for k in (1, 2) if k < x.ndim - 1 and x.shape[k] == mask.shape[1]]
+    return x.movedim(fits[0], 1)[mask != 0] if len(fits) == 1 else x
+
+
 def other_axes(x: Tensor, axis: int | None) -> list[int]:
     """All axes but the channel axis."""
     return [d for d in range(x.ndim) if axis is None or d != axis % x.ndim]

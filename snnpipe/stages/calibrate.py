@@ -14,6 +14,7 @@ from tqdm import tqdm
 from snnpipe.emit import compiled, emit, module_tree, placeholder, reader
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap, map_leaves, thaw
+from snnpipe.kernels.statistic import unpadded
 from snnpipe.kernels.threshold import Threshold
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.fuse import NOT_LIFTED
@@ -28,6 +29,7 @@ def calibrate(
     batches: Iterable[Any],
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
+    mask: str | None = None,
     max_batches: int | None = None,
     progress: bool = False,
     device: torch.device | str | None = None,
@@ -35,13 +37,14 @@ def calibrate(
     """A stage that measures every site over ``batches``; marks the default sites first if nobody did.
 
     The state is unchanged; statistics of an earlier ``calibrate`` are merged with the new ones.  Neither the order of
-    the batches nor their size matters (but for ``ema``).  Every element of an activation counts, those at padded
-    positions too: give sentences of one length in a batch.
+    the batches nor their size matters (but for ``ema``).
 
     Args:
         batches: tensors, numpy arrays, ``(x, y)`` (the first item is taken) or dictionaries (``INPUT_KEYS``, or the
             only value); a model with dictionary or several inputs takes dictionaries with its own keys.
         forward: ``forward(model, batch)`` calls the model, for any other kind of batch.
+        mask: the input that says which positions of a sequence count, (B, L), zero where it is padded:
+            ``mask="attention_mask"``.  Values of other positions are left out.
         max_batches: stop after so many.
         progress: show a progress bar.
         device: where to run; by default where the parameters are.
@@ -66,7 +69,7 @@ def calibrate(
     if max_batches is not None and max_batches < 1:
         raise CalibrationError(f"calibrate: max_batches must be at least 1, got {max_batches}")
     config: FrozenMap[str, Any] = FrozenMap(
-        batches=batches, forward=forward, max_batches=max_batches, progress=progress, device=device
+        batches=batches, forward=forward, mask=mask, max_batches=max_batches, progress=progress, device=device
     )
     return BoundStage(_calibrate, (NOT_LIFTED, NO_NEURONS), config)
 
@@ -76,17 +79,20 @@ def _calibrate(
     *,
     batches: Iterable[Any],
     forward: Callable[[nn.Module, Any], Any] | None,
+    mask: str | None,
     max_batches: int | None,
     progress: bool,
     device: torch.device | str | None,
 ) -> ConversionState:
     state = state if state.sites else instrument(state)
     check_state("calibrate", state)
+    if mask is not None:
+        _check_mask(mask, state)
     measured = {name: site for name, site in state.sites.items() if not isinstance(site.cap, Levels)}
     if not measured:
         return state.evolve(Event("calibrate", "", "nothing to measure", "no site needs data"))
     statistic = state.threshold.statistic
-    model = _Measuring(state, measured)
+    model = _Measuring(state, measured, mask)
     where = torch.device(device) if device is not None else model.place
     model = model.to(where)
     totals: dict[str, Any] = dict(state.statistics)
@@ -117,18 +123,20 @@ def _calibrate(
 class _Measuring(nn.Module):
     """A throwaway copy of the ANN around the state's own tensors that also returns a summary per site."""
 
-    def __init__(self, state: ConversionState, sites: Mapping[str, Site]) -> None:
+    def __init__(self, state: ConversionState, sites: Mapping[str, Site], mask: str | None) -> None:
         super().__init__()
         at_input = state.threshold.statistic.at == "input"
         graph = fx.Graph()
         env: dict[str, Any] = {}
         value = reader(graph, env)
+        masks = [node.name for node in state.graph.inputs if node["name"] == mask]
         summaries: dict[str, Any] = {}
         for node in state.graph:
             env[node.name] = placeholder(graph, node) if node.op == "input" else emit(graph, node, value)
             if node.name in sites:
                 measured = env[sites[node.name].input if at_input else node.name]
-                summaries[node.name] = graph.call_function(_summariser(sites[node.name], state.threshold), (measured,))
+                given = (measured, *(env[name] for name in masks))
+                summaries[node.name] = graph.call_function(_summariser(sites[node.name], state.threshold), given)
         graph.output((thaw(map_leaves(value, state.graph.output)), summaries))
         self.tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
         self.run = compiled(graph)
@@ -158,11 +166,12 @@ class _Measuring(nn.Module):
         return self.found
 
 
-def _summariser(site: Site, threshold: Threshold) -> Callable[[Tensor], Any]:
+def _summariser(site: Site, threshold: Threshold) -> Callable[..., Any]:
     """What summarises the values of one site."""
     statistic = threshold.statistic
 
-    def summarise(x: Tensor) -> Any:
+    def summarise(x: Tensor, mask: Tensor | None = None) -> Any:
+        x = x if mask is None else unpadded(x, mask, site.axis)
         x, axis = (x.reshape(len(x), -1), 1) if threshold.per == "neuron" else (x, site.axis)
         try:
             if site.signed and statistic.signed is not None:
@@ -216,6 +225,16 @@ def _tensor(value: Any, number: int) -> Any:
     if tensor.numel() == 0:
         raise CalibrationError(f"calibrate: batch {number} is empty: a tensor of shape {tuple(tensor.shape)}")
     return tensor
+
+
+def _check_mask(mask: str, state: ConversionState) -> None:
+    names = [node["name"] for node in state.graph.inputs]
+    if mask not in names:
+        raise CalibrationError(f"calibrate: mask: the model has no input {mask!r}; it has {', '.join(names)}")
+    if state.threshold.per == "neuron":
+        raise CalibrationError(
+            'calibrate: mask: thresholds per="neuron" belong to positions, which a mask leaves out; use per="channel"'
+        )
 
 
 def _check_finite(summary: Any, site: Site, number: int) -> None:

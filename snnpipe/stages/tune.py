@@ -1,8 +1,8 @@
 r"""Weights that suit their neurons: each layer trained alone, without labels, on what its spiking prefix sends.
 
-The layers between two neurons are taken out of the network with what arrives at them, decoded, and with what the ANN
-has behind them.  What is minimised is the distance of the neuron's answer from that, so a pass of gradient descent
-through one layer at a time does.
+The layers in front of a neuron are taken out of the network, with the events that arrive at them and what the ANN has
+behind them.  What is minimised is the distance of the neuron's answer from that, so gradients go through one layer at a
+time, and through all its steps.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def correct_weights(
 ) -> BoundStage:  # fmt: skip
     r"""A stage that trains the weights before each neuron so that it answers what the ANN has there; no labels.
 
-    .. math:: W_l \leftarrow \arg\min_W E\,\| q_T(f(\hat X_T; W)) - a \|^2
+    .. math:: W_l \leftarrow \arg\min_W E\,\| Y_T(f(x_1; W), ..., f(x_T; W)) - a \|^2
 
-    layer by layer from the input on.  :math:`\hat X_T` is what the neurons before it, with their new weights, have
-    sent in T steps, decoded; f are the operators in between, with the weights W of linear layers and convolutions;
-    :math:`q_T` is what the neuron makes of a constant current in T steps, with its surrogate gradient; a is the ANN's
-    activation.  The state is unchanged; a layer called twice gets weights of its own at each call, and one that is no
-    nearer to the ANN after training keeps those it had.
+    layer by layer from the input on.  x_t are the events of the neurons before it, which have their new weights
+    already; f are the operators in between, W the weights of their linear layers and convolutions; :math:`Y_T` is what
+    the neuron has sent by then, decoded, with its surrogate gradient; a is the ANN's activation.  So W learns what
+    thresholds, few steps *and* the order of the events do to the answer.  The state is unchanged; a layer called twice
+    gets weights of its own at each call, and one that is no nearer to the ANN after training keeps those it had.
 
     Args:
         batches: inputs as for ``calibrate``; some hundred samples.  They are read once and kept.
@@ -62,8 +62,8 @@ def correct_weights(
             is no positive number.
         CalibrationError: no batch.
 
-    Reference: Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
-    calibration", ICML (the advanced pipeline).
+    Reference: after Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
+    calibration", ICML (the advanced pipeline, which trains for the mean of the events).
     """
     check_batches("correct_weights", batches)
     check_steps(T)
@@ -135,11 +135,16 @@ def _arriving(
     """What the neurons ``borders`` send, by name: events (T, B, ...), or decoded when layers wait for each other."""
     if not borders:
         return lambda given: {}
-    values: FrozenMap[str, Any] = FrozenMap({border: Ref(border) for border in borders})
+    values: FrozenMap[str, Any] = FrozenMap({_sent(border): Ref(border) for border in borders})
     if schedule == "layer":
         return at_once(graph, values, params, code, T)
     decoded = every_step(graph, values, params, code, T)
     return lambda given: as_events(decoded(given), code)
+
+
+def _sent(border: str) -> str:
+    """The input that carries what a neuron has sent; no argument of a model is called so."""
+    return f"events of {border}"
 
 
 def _trained(node: Node) -> dict[str, str]:
@@ -170,13 +175,13 @@ class _Fit:
     def __init__(
         self, graph: Graph, piece: _Piece, params: Mapping[str, Tensor], code: Code, T: int, schedule: str, lr: float
     ) -> None:
-        arriving = tuple(Node(name, "input", FrozenMap(name=name)) for name in piece.borders)
+        arriving = tuple(Node(name, "input", FrozenMap(name=_sent(name))) for name in piece.borders)
         inner = tuple(graph[name] for name in piece.nodes)
         alone = Graph((*graph.inputs, *arriving, *inner, graph[piece.neuron]), Ref(piece.neuron))
         if schedule == "layer":
             self.answer = at_once(alone, alone.output, params, code, T)
         else:
-            stepped = every_step(alone, alone.output, params, code, T, frozenset(piece.borders))
+            stepped = every_step(alone, alone.output, params, code, T, frozenset(map(_sent, piece.borders)))
             self.answer = lambda given: stepped(given)[-1]
         theta = params[graph[piece.neuron]["threshold"].key]
         sizes = {"weight": lambda w: w.square().mean().sqrt(), "bias": lambda b: theta.median()}
