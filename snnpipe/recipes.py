@@ -99,8 +99,9 @@ def calibration_advanced(*, epochs: int = 2) -> Recipe:
 def fading(*, share: float = 0.7) -> Recipe:
     r"""``calibration_light`` under ``low_pass(share * T)``, and the first quarter of the steps not read out.
 
-    What a binary neuron sent too early fades instead of being remembered to the end: at small T the largest part of
-    the error, with no first pass (``offset``) and no waiting (``parallel``).
+    What a binary neuron sent too early fades instead of being remembered to the end; with no first pass (``offset``)
+    and no waiting (``parallel``).  In deep networks that is the largest part of the error at small T; in one of a few
+    layers little is too early, and the resolution lost weighs more.
     """
     neuron = integrate_and_fire()
     return Recipe("fading", fitted(neuron), neuron, lambda T: low_pass(max(share * T, 1.5)),
