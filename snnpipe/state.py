@@ -71,7 +71,7 @@ class Site:
         input: the node whose value becomes the neuron's current.
         axis: channel axis of its value (negative: counted from the end), ``None`` where it is not known.
         cap: the largest value the activation can take (6 for ReLU6), or its levels where it is quantised, ``None``
-            for a plain ReLU; a capped site needs no calibration.
+            for a plain ReLU; a capped site can do without calibration.
         name: path-like name for people, unique: ``layer1.0.relu`` .
         signed: whether its values have both signs; then its statistics are those of ``|x|``, or two-sided.
     """
