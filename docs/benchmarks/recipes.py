@@ -2,9 +2,10 @@ r"""Published conversion methods side by side: a ResNet-20 on CIFAR-10 images.
 
     python docs/benchmarks/recipes.py FOLDER [--images 2000] [--recipes opi snm ...] [--T 1 2 4 8 16 32] [--write]
 
-FOLDER is that of ``resnet20_cifar10.py``.  Each method converts the same trained network without labels or training,
-its thresholds and corrections from the 1024 training images, and classifies the test images.  The latency of a method
-that looks twice, or layer after layer, is that of all its steps.
+FOLDER is that of ``resnet20_cifar10.py``.  Each method converts the same trained network without labels, its thresholds
+and corrections from the 1024 training images, and classifies the test images; those called advanced train each layer
+alone on the ANN's activations, the others nothing.  The latency of a method that looks twice, or layer after layer, is
+that of all its steps.
 
 ``--write`` keeps the table in ``recipes.md``, where rows of earlier runs stay unless they are run again.
 """
