@@ -504,6 +504,7 @@ def test_layers_that_wait_cost_what_their_spikes_cost(code):
     assert by_path(costs, "2").ac * 4 == pytest.approx(float(first @ fan_out))
     assert costs.ac * 4 == pytest.approx(float(first @ fan_out + last.sum()))  # and one for each at the accumulator
     assert (by_path(costs, "0").mac, by_path(costs, "4").mac) == (30, 8)
+    assert str(costs).startswith(f"6 steps under {code}, constant input, layer after layer; per sample")
     assert costs.state == account(snn, x, T=6).state
     if code is not RATE:  # a first layer has nobody to wait for
         return

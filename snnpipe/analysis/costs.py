@@ -73,7 +73,7 @@ class Account:
     """What a run of T steps costs, per sample: the mean over the batch.  Printed, a table.
 
     Attributes:
-        T, code, encoding, batch: what was run.
+        T, code, encoding, schedule, batch: what was run.
         layers: the neurons, layer by layer.
         operators: the operators that cost anything.
         state: floats carried from step to step by ``"neurons"``, ``"accumulators"`` and ``"differences"``.  Each is
@@ -83,6 +83,7 @@ class Account:
     T: int
     code: str
     encoding: str
+    schedule: str
     batch: int
     layers: tuple[Layer, ...]
     operators: tuple[Operator, ...]
@@ -165,7 +166,8 @@ def _lines(account: Account) -> list[str]:
     ]
     state = ", ".join(f"{short(floats)} in {where}" for where, floats in account.state.items())
     return [
-        f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input; "
+        f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input"
+        f"{', layer after layer' * (account.schedule == 'layer')}; "
         f"per sample and run, mean of {account.batch} sample{_s(account.batch)}",
         "",
         *aligned([_HEAD, *rows, ("all", "", "", *map(short, whole))] if rows else [("no neurons",)], left=2),

@@ -107,7 +107,7 @@ def account(
                 run.perform(node, clock)
     first = next(leaf for node in lifted.inputs for leaf in leaves(now[node["name"]]) if isinstance(leaf, Tensor))
     batch = first.shape[0] if first.ndim else 1
-    return _account(snn, lifted, run, (T, str(snn.code), encoding.name, batch))
+    return _account(snn, lifted, run, (T, str(snn.code), encoding.name, schedule, batch))
 
 
 def latency(snn: SpikingNetwork, T: int, schedule: str = "step") -> int:
@@ -123,7 +123,7 @@ def latency(snn: SpikingNetwork, T: int, schedule: str = "step") -> int:
     return T if schedule == "step" else depth(snn.graph) * T
 
 
-def _account(snn: SpikingNetwork, lifted: Graph, run: Run, ran: tuple[int, str, str, int]) -> Account:
+def _account(snn: SpikingNetwork, lifted: Graph, run: Run, ran: tuple[int, str, str, str, int]) -> Account:
     batch = ran[-1]
     floats = {name: elements(cell) / batch for name, cell in run.cells.items()}
     state = dict.fromkeys(_STATE.values(), 0.0)
