@@ -56,6 +56,7 @@ def answered(state, code, x, T, **options):
     ids=str,
 )  # fmt: skip
 def test_trained_weights_are_nearer_to_the_ann_on_data_they_have_not_seen(neuron, code, T, schedule):
+    """Of neurons that truncate, so that there is something to gain: each layer lacks theta / (2 T) on average."""
     for seed in range(2):
         model, x, fresh = mlp(seed, depth=4), inputs(seed, 512), inputs(seed + 50, 256)
         state = pipe(model, trace, calibrate([x]), replace(neuron=neuron))
@@ -63,7 +64,7 @@ def test_trained_weights_are_nearer_to_the_ann_on_data_they_have_not_seen(neuron
         trained = correct_weights([x], T=T, code=code, schedule=schedule, epochs=4)(state)
         assert digest(state) == before
         error = [(answered(s, code, fresh, T, schedule=schedule) - model(fresh)).norm() for s in (state, trained)]
-        assert error[1] < error[0]
+        assert error[1] < 0.9 * error[0]
         again = correct_weights([x], T=T, code=code, schedule=schedule, epochs=4)(state)
         assert digest(again) == digest(trained)
 

@@ -194,9 +194,8 @@ def low_pass(tau: float) -> Code:
     In a deep network early events are often wrong: they answer layers that had not spoken yet, and a binary neuron
     cannot take them back.  RATE remembers them to the end; here they fade.  The price is resolution: no more than about
     ``2 tau - 1`` events count, so tau should grow with T (``recipes.fading`` takes 0.7 T).  RATE is the limit of large
-    tau.  By the membrane equation a neuron's potential leaks at
-    the same rate (gain = lambda): with this decoding the leaky integrate-and-fire neuron is not a lossy IF neuron but
-    the right one.
+    tau.  By the membrane equation a neuron's potential leaks at the same rate (gain = lambda): with this decoding the
+    leaky integrate-and-fire neuron is not a lossy IF neuron but the right one.
 
     Args:
         tau: time constant in steps, > 1.

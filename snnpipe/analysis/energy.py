@@ -52,8 +52,8 @@ def account(
     * **Graded units.**  Elements handled by nonlinear operators on floats (softmax, normalisation, gates).
     * **State.**  Floats that are remembered from one step to the next.
 
-    Not counted: biases, additions of decoded values, the updates of the
-    state, memory traffic, and what is computed from parameters alone.
+    Not counted: biases, additions of decoded values, the updates of the state, memory traffic, and what is computed
+    from parameters alone.
 
     Args:
         snn: a converted network.

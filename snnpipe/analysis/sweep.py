@@ -143,7 +143,7 @@ def _outcome(
         made.latency,
         _percent(guesses, labels),
         _percent(guesses, answers),
-        sum(layer.events for layer in costs.layers) / max(1, sum(layer.neurons for layer in costs.layers)),
+        costs.per_neuron,
         max((neuron.wires for neuron in neurons), default=0),
         max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
         sum(costs.state.values()),

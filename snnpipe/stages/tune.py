@@ -42,7 +42,8 @@ def correct_weights(
     already; f are the operators in between, W the weights of their linear layers and convolutions; :math:`Y_T` is what
     the neuron has sent by then, decoded, with its surrogate gradient; a is the ANN's activation.  So W learns what
     thresholds, few steps *and* the order of the events do to the answer.  The state is unchanged; a layer called twice
-    gets weights of its own at each call, and one that is no nearer to the ANN after training keeps those it had.
+    gets weights of its own at each call, and one that is no nearer to the ANN after training keeps those it had.  That
+    is on the data given; where neurons round well already, the output of the whole network need not gain.
 
     Args:
         batches: inputs as for ``calibrate``; some hundred samples.  They are read once and kept.
