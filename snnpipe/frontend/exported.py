@@ -27,8 +27,8 @@ from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
 from snnpipe.frontend.aten import FIRST_RESULT
 from snnpipe.frontend.composites import followed
+from snnpipe.frontend.facts import name_of
 from snnpipe.frontend.lowering import Lowered, lower
-from snnpipe.frontend.overloads import name_of
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import LIBRARIES, ONE_AT_A_TIME, is_users_file, recompile, untraceable
 from snnpipe.frozen import is_namedtuple

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import operator
+import os
 import sys
 import threading
 import traceback
@@ -19,12 +20,17 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
 
 from snnpipe.errors import TraceError
+from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
+from snnpipe.frontend.facts import INPLACE_OPERATORS
 from snnpipe.frontend.lowering import Lowered, lower
+from snnpipe.frontend.memory import Kept, assignments, check_same, nodes_in, same_values
+from snnpipe.frontend.watch import Watch
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + os.sep
 _HERE = str(Path(__file__).parent)
 _PACKAGE = str(Path(__file__).parents[1])
 _OPS = str(Path(_PACKAGE, "ops"))
@@ -57,15 +63,34 @@ def symbolic(
     for module in root.modules():
         if isinstance(module, _NormBase) and type(module)._check_input_dim.__module__.startswith("torch.nn"):
             module.__dict__["_check_input_dim"] = _accept  # it asks a symbol for its rank
-    tracer = _Tracer(inputs, dict(constants), leaves)
+    with ONE_AT_A_TIME, followed(), undisturbed():  # fx patches torch.nn.Module while it traces
+        first = _traced(root, _Tracer(inputs, dict(constants), leaves))
+        try:
+            second = _traced(root, _Tracer(inputs, dict(constants), leaves))
+        except Kept as kept:
+            if kept.depends_on_values:
+                raise TraceError(str(kept)) from None
+        else:
+            check_same(first, second)
+    return first
+
+
+def _traced(root: nn.Module, tracer: _Tracer) -> Lowered:
     try:
-        with ONE_AT_A_TIME, followed():  # fx patches torch.nn.Module while it traces
+        with assignments(tracer.assigned), tracer.watch:
             graph = tracer.trace(root)
-    except TraceError:
+    except (TraceError, Kept):
         raise
     except Exception as error:
         raise TraceError(untraceable(error, root, tracer.failed)) from error
-    return lower(graph, root, tracer.tensors)
+    finally:
+        tracer.closed = True
+    kept = [key for key in tracer.assigned if key in tracer.tensors]
+    try:
+        return lower(graph, root, tracer.tensors, made=tracer.made, kept=kept)
+    finally:
+        for name in tracer.added:
+            delattr(root, name)
 
 
 def recompile(root: nn.Module) -> None:
@@ -89,6 +114,11 @@ class _Tracer(fx.Tracer):
         self.tensors: dict[str, torch.Tensor] = {}
         self.fetched: dict[str, fx.Proxy] = {}
         self.foreign: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.watch = Watch(self._constant, self._record, _user_line)
+        self.closed = False
+        self.made: set[str] = set()
+        self.added: list[str] = []
+        self.assigned: dict[str, nn.Module] = {}
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -132,6 +162,8 @@ class _Tracer(fx.Tracer):
         return (lambda *args: root_fn(*args, **keywords)), positional
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if self.closed:  # a symbol of the run before, which the model has kept
+            raise Kept(next(iter(nodes_in(args)), None))
         node = super().create_node(*args, **kwargs)
         path = self.scope.module_path or ""
         module = self.root.get_submodule(path) if path else None
@@ -181,10 +213,37 @@ class _Tracer(fx.Tracer):
             self.graph.erase_node(node)
 
     def create_arg(self, a: Any) -> Any:
-        """A tensor that belongs to no module (a global, a constant) is copied once."""
-        if isinstance(a, torch.Tensor) and id(a) not in self.tensor_keys:
-            a = self.foreign.setdefault(id(a), (a, a.detach().clone()))[1]
-        return super().create_arg(a)
+        """A tensor that belongs to no module (a global, a constant) is copied, as it is now."""
+        if isinstance(a, fx.Proxy) and a.tracer is not self:
+            raise Kept(a.node)
+        if not isinstance(a, torch.Tensor) or id(a) in self.tensor_keys:
+            return super().create_arg(a)
+        a = self.watch.seen(a)
+        if isinstance(a, fx.Proxy):
+            return a.node
+        self.watch.constant(a)
+        known, copy = self.foreign.get(id(a), (a, None))
+        if copy is None or not same_values(known, copy):
+            copy = a.detach().clone()
+            self.foreign[id(a)] = (a, copy)
+        new = copy not in self.tensor_attrs
+        node: Any = super().create_arg(copy)
+        if new:
+            self.added.append(str(node.target))
+            self.made |= {str(node.target)} if self.watch.is_made(a) else set()
+        return node
+
+    def _constant(self, tensor: torch.Tensor) -> fx.Proxy:
+        return self.proxy(self.create_arg(tensor))
+
+    def _record(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """A call that touches symbols."""
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, fx.Proxy) and leaf.tracer is not self:
+                raise Kept(leaf.node)
+        if getattr(function, "__name__", "") == "__get__":
+            return getattr(args[0], function.__self__.__name__)
+        return fx.Proxy.__torch_function__(function, (), args, kwargs)
 
     def iter(self, obj: Any) -> Any:
         """Unroll a loop over the pieces of a tensor; fx itself unpacks ``a, b = x`` and nothing else."""
@@ -214,6 +273,11 @@ class _Symbol(fx.Proxy):
         pieces = _known_length(self.node)
         return super().__len__() if pieces is None else pieces
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("data", "imag", "real"):
+            raise TraceError(f"trace: at {_user_line()} `.{name}` of a tensor is set; write its values: x.copy_(y)")
+        super().__setattr__(name, value)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
@@ -238,8 +302,8 @@ def _recorder(target: Callable[..., Any]) -> Callable[[_Symbol, Any], Any]:
     return inplace
 
 
-for _name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow", "ifloordiv", "imod"):
-    setattr(_Symbol, f"__{_name}__", _recorder(getattr(operator, _name)))
+for _operator in INPLACE_OPERATORS:
+    setattr(_Symbol, f"__{_operator.__name__}__", _recorder(_operator))
 
 
 def _accept(x: Any) -> None:

@@ -312,7 +312,7 @@ def _lifted(x: Tensor, rank: int) -> Tensor:
 
 def _ways() -> dict[str, Way]:
     table: tuple[tuple[Way, str], ...] = (
-        (as_it_is, "identity contiguous clone detach to neg"),
+        (as_it_is, "identity contiguous clone detach to type_as neg"),
         (aligned, "add sub mul div pow clamp where masked_fill " + " ".join(UNARY)),
         (along_axis, "qcfs fake_quantize"),
         (folded(3), "conv1d conv_transpose1d max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d fold"),

@@ -126,7 +126,7 @@ TABLE: tuple[Op, ...] = (
     row("permute", _T.permute, "input *dims", "input", aliases=True),
     row("transpose", torch.transpose, "input dim0 dim1", "input", aliases=True),
     row("movedim", torch.movedim, "input source destination", "input", aliases=True),
-    row("squeeze", torch.squeeze, "input dim=()", "input", aliases=True),
+    row("squeeze", torch.squeeze, "input dim=None", "input", aliases=True),
     row("unsqueeze", torch.unsqueeze, "input dim", "input", aliases=True),
     row("expand", _T.expand, "input *size", "input", aliases=True),
     row("expand_as", _T.expand_as, "input other", "input", shape_only="other", aliases=True),
@@ -159,6 +159,7 @@ TABLE: tuple[Op, ...] = (
     row("clone", torch.clone, "input * memory_format=None", "input"),
     row("detach", torch.detach, "input", "input", aliases=True),
     row("to", _T.to, "input dtype", "input", aliases=True),
+    row("type_as", _T.type_as, "input other", "input", shape_only="other", aliases=True),
     # what only the shape decides
     row("size", _T.size, "input dim=None", shape_only="input"),
     row("dim", _T.dim, "input", shape_only="input"),

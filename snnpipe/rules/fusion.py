@@ -102,7 +102,9 @@ def _new_stem(before: Node, node: Node, params: FrozenMap[str, Tensor]) -> str:
     return unique
 
 
-_KEEP_RANK = frozenset(["relu", "clamp", "batch_norm", "identity", "clone", "contiguous", "linear", "neg", "to"])
+_KEEP_RANK = frozenset(
+    ["relu", "clamp", "batch_norm", "identity", "clone", "contiguous", "linear", "neg", "to", "type_as"]
+)
 
 
 def rank(operand: Any, graph: Graph) -> int | None:

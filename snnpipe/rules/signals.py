@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from snnpipe.frontend.overloads import Overload
 from snnpipe.graph import Graph, Node, Ref, refs
 from snnpipe.ops.table import OPS
 from snnpipe.rules.axes import LAYER_AXIS, MAX_POOLS
@@ -89,7 +90,7 @@ def torch_name(node: Node) -> str:
     target = node.get("target")
     name = getattr(target, "__name__", "")
     own = name and any(getattr(place, name, None) is target for place in (torch, F, torch.Tensor, operator))
-    return str(name) if own else node.op
+    return str(name) if own or isinstance(target, Overload) else node.op
 
 
 _REARRANGING = frozenset({
@@ -97,7 +98,7 @@ _REARRANGING = frozenset({
     "index_select", "movedim", "narrow", "permute", "repeat", "reshape", "roll", "select", "split", "squeeze",
     "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
 })  # fmt: skip
-_JOINS = frozenset({"cat", "identity", "stack", "to"})
+_JOINS = frozenset({"cat", "identity", "stack", "to", "type_as"})
 
 #: Ops whose value is several tensors.
 SEQUENCES = frozenset({"chunk", "split", "unbind"})
