@@ -276,7 +276,9 @@ def test_random_operators_are_refused(model):
 def test_wrong_options_are_refused():
     model = nn.Linear(6, 2)
     with pytest.raises(StageError, match="symbolic"):
-        trace(model, example=torch.randn(2, 6), leaves=(nn.Linear,))
+        trace(model, example=torch.randn(2, 6), inputs=("input",))
+    with pytest.raises(StageError, match="symbolic"):
+        trace(model, example=torch.randn(2, 6), check=torch.randn(2, 6))
     with pytest.raises(TraceError, match="no tensor"):
         trace(model, example=3)
     with pytest.raises(TraceError, match=r"trace\(example=x\)"):

@@ -7,11 +7,14 @@ any other; its ATEN overloads are spellings (``frontend.aten``).
 
 from __future__ import annotations
 
+import io
+import logging
 import operator
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from typing import Any
 
 import attrs
@@ -26,77 +29,145 @@ from torch.utils import _pytree as pytree
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
 from snnpipe.frontend.aten import FIRST_RESULT
+from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
 from snnpipe.frontend.facts import name_of
+from snnpipe.frontend.leaves import CALLS, keep, learn
 from snnpipe.frontend.lowering import Lowered, lower
+from snnpipe.frontend.selfcheck import Example, check_example, differs
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import LIBRARIES, ONE_AT_A_TIME, is_users_file, recompile, untraceable
 from snnpipe.frozen import is_namedtuple
+from snnpipe.graph import Graph
+
+#: Sizes of this and more are any size.
+_OPEN = 2**31
 
 
-def exported(root: nn.Module, example: Any, constants: Mapping[str, Any]) -> tuple[Lowered, str]:
-    """Export and lower ``root``, a private copy (``shadow``).
+def exported(
+    root: nn.Module, example: Any, constants: Mapping[str, Any], leaves: tuple[type[nn.Module], ...] = ()
+) -> tuple[Lowered, str]:
+    """Export and lower ``root``, a private copy (``shadow``), and hold the graph against it on the example.
 
     Args:
         root: the model; its tensors become the parameters, under their own keys.
         example: an input tensor, a tuple of positional inputs or a dict of inputs by name.
         constants: further arguments of ``forward``, by name; they are no inputs.
+        leaves: module classes to keep as one call.
 
     Returns:
         The lowered graph, and in words which input shapes it is for.
     """
-    if isinstance(example, Mapping):
-        args, kwargs = (), dict(example) | dict(constants)
-    else:
-        args, kwargs = tuple(example) if isinstance(example, tuple | list) else (example,), dict(constants)
-    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
+    given = as_arguments(example, constants)
+    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((given.args, given.kwargs))):
         raise TraceError("trace: example= holds no tensor; give an input as forward takes it: trace(example=x)")
-    with ONE_AT_A_TIME, _plain_export():
-        program = _export(root, args, kwargs)
     own = dict(_tensors_of(root))
-    lifted = {key: value for key, value in program.constants.items() if key not in own and isinstance(value, Tensor)}
-    return _lowered(program, cloned(lifted) | own), _shapes(program)
+    failure: Exception | None = None
+    for tried, dynamic in _attempts(given):
+        with ONE_AT_A_TIME, _plain_export(), undisturbed():
+            try:
+                program = _export(root, tried, dynamic, leaves)
+            except TraceError:
+                raise
+            except Exception as error:
+                failure = error
+                continue
+            constant = {k: v for k, v in program.constants.items() if k not in own and isinstance(v, Tensor)}
+            lowered = _lowered(program, cloned(constant) | own, root)
+        if tried is not given and (not _batch_sizes(program) or _fails(lowered, root, given)):
+            continue  # the example is one sample, which is not treated as two are
+        if lowered.problems:
+            return lowered, _shapes(program, 0)
+        check_example(lowered, partial(runnable, root), given)
+        low = _least(lowered, root, given, program)
+        return limited(lowered, low), _shapes(program, low)
+    raise TraceError(untraceable(failure or RuntimeError("the batch size"), root, example=True)) from failure
+
+
+def as_arguments(example: Any, constants: Mapping[str, Any]) -> Example:
+    """An example as the arguments of ``forward``."""
+    if isinstance(example, Mapping):
+        return Example((), dict(example) | dict(constants))
+    return Example(tuple(example) if isinstance(example, tuple | list) else (example,), dict(constants))
+
+
+def runnable(root: nn.Module) -> nn.Module:
+    """A copy around the same weights that may be run: what it writes to its buffers stays its own."""
+    copy = shadow(root, share=True)
+    recompile(copy)
+    for module in copy.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.clone()
+    return copy
 
 
 def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lowered:
     """Lower an exported program, around copies of its tensors unless ``unsafe_share``; it is unchanged."""
     held = {key: value for key, value in (program.constants | program.state_dict).items() if isinstance(value, Tensor)}
-    return _lowered(program, held if unsafe_share else cloned(held))
+    return _lowered(program, held if unsafe_share else cloned(held), nn.Module())
 
 
-def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> Lowered:
-    lowered = lower(_as_called(program, tensors), nn.Module(), tensors)
+def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.Module) -> Lowered:
+    kept = _kept(program)
+    lowered = lower(_as_called(program, tensors), root, tensors, kept=kept)
     if lowered.problems and any(_writes(node) for node in program.graph.nodes):
         # a write through a view: torch can make any of them functional, at the price of a second export
-        with ONE_AT_A_TIME, _plain_export():
-            functional = program.run_decompositions({})
-        again = lower(_as_called(functional, tensors), nn.Module(), tensors)
+        try:
+            with ONE_AT_A_TIME, _plain_export():
+                functional = program.run_decompositions({})
+        except Exception:  # whatever the reason: the problems stand
+            return lowered
+        again = lower(_as_called(functional, tensors), root, tensors, kept=kept | _kept(functional))
         lowered = again if len(again.problems) < len(lowered.problems) else lowered
     return lowered
 
 
-def _export(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _kept(program: ExportedProgram) -> set[str]:
+    """The keys of the buffers that the program writes to."""
+    written = (OutputKind.BUFFER_MUTATION, getattr(OutputKind, "PARAMETER_MUTATION", OutputKind.BUFFER_MUTATION))
+    return {str(spec.target) for spec in program.graph_signature.output_specs if spec.kind in written}
+
+
+def _attempts(given: Example) -> Iterator[tuple[Example, bool]]:
     """With any batch size where that is possible, else with the example's."""
-    attempts: list[tuple[Any, bool]] = [((args, kwargs), True), ((args, kwargs), False)]
-    tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
-    if all(tensor.shape[0] == 1 for tensor in tensors):  # a size of 1 is always taken for a constant
-        attempts.insert(0, (pytree.tree_map(_doubled, (args, kwargs)), True))
-    for (given, named), dynamic in attempts:
-        batches = ShapesCollection()
-        for leaf in pytree.tree_leaves((given, named)) if dynamic else ():
-            if isinstance(leaf, Tensor) and leaf.ndim:
-                batches[leaf] = {0: Dim.AUTO}
-        copy = shadow(root, share=True)  # an attempt may change its modules
-        recompile(copy)
-        try:
-            shapes: Any = batches if dynamic else None
-            program = torch.export.export(copy, given, named, dynamic_shapes=shapes, strict=False)
-        except Exception as error:
-            failure = error
-            continue
-        if given is args or _batch_sizes(program):
-            return program
-    raise TraceError(untraceable(failure, root, example=True)) from failure
+    tensors = [leaf for leaf in pytree.tree_leaves((given.args, given.kwargs)) if isinstance(leaf, Tensor)]
+    if all(tensor.shape[0] == 1 for tensor in tensors if tensor.ndim):  # a size of 1 is always taken for a constant
+        yield Example(*pytree.tree_map(_doubled, (given.args, given.kwargs))), True
+    yield given, True
+    yield given, False
+
+
+def _export(root: nn.Module, given: Example, dynamic: bool, leaves: tuple[type[nn.Module], ...]) -> ExportedProgram:
+    batches = ShapesCollection()
+    for leaf in pytree.tree_leaves((given.args, given.kwargs)) if dynamic else ():
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            batches[leaf] = {0: Dim.AUTO}
+    copy = shadow(root, share=True)  # an attempt may change its modules
+    recompile(copy)
+    kept = keep(copy, leaves) if leaves else []
+    if kept:
+        learn(copy, kept, given.args, dict(given.kwargs))
+    shapes: Any = batches if dynamic else None
+    return torch.export.export(copy, given.args, dict(given.kwargs), dynamic_shapes=shapes, strict=False)
+
+
+def _fails(lowered: Lowered, root: nn.Module, given: Example) -> bool:
+    """Whether the graph does not compute what the model does on these arguments, or cannot be run on them."""
+    try:
+        return bool(lowered.problems or differs(lowered, partial(runnable, root), given))
+    except Exception:  # whatever the reason: it is not right for them
+        return True
+
+
+def _least(lowered: Lowered, root: nn.Module, given: Example, program: ExportedProgram) -> int:
+    """The smallest batch the graph is right for: ``export`` leaves open what happens to a batch of one."""
+    lows = [
+        size.start for node in lowered.graph.inputs for size in (node.get("shape") or ()) if isinstance(size, range)
+    ]
+    if not _batch_sizes(program) or min(lows, default=2) > 2:
+        return 0
+    one = Example(*pytree.tree_map_only(Tensor, lambda x: x[:1] if x.ndim else x, (given.args, dict(given.kwargs))))
+    return 2 if _fails(lowered, root, one) else 1
 
 
 @contextmanager
@@ -104,12 +175,18 @@ def _plain_export() -> Iterator[None]:
     """Ops as the model writes them: no fused fast paths, no regions of their own for gradients, no warnings."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    loggers = [logger for name, logger in logging.root.manager.loggerDict.items() if name.split(".")[0] == "torch"]
+    handlers = {logger: logger.handlers for logger in loggers if isinstance(logger, logging.Logger)}
     try:
-        with torch.no_grad(), followed(), warnings.catch_warnings():
+        for logger in handlers:
+            logger.handlers = [logging.NullHandler()]
+        with torch.no_grad(), followed(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for logger, own in handlers.items():
+            logger.handlers = own
 
 
 def _doubled(leaf: Any) -> Any:
@@ -136,13 +213,35 @@ def _batch_sizes(program: ExportedProgram) -> str:
     sizes = [node.meta["val"].shape[0] for node in _inputs(program) if node.meta["val"].ndim]
     free = [size for size in sizes if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None]
     limits = {program.range_constraints.get(size.node.expr) for size in free} - {None}
-    known = [(r.lower, r.upper) for r in limits if r.lower > 2 or r.upper < 2**31]
-    texts = [f"{low} to {high}" if high < 2**31 else f"{low} or more" for low, high in known]
+    known = [(r.lower, r.upper) for r in limits if r.lower > 2 or r.upper < _OPEN]
+    texts = [f"{low} to {high}" if high < _OPEN else f"{low} or more" for low, high in known]
     return ", ".join(texts) or "any" if free else ""
 
 
-def _shapes(program: ExportedProgram) -> str:
+def _size(program: ExportedProgram, size: int | torch.SymInt) -> Any:
+    """A size as an input remembers it: a number, the range it may lie in, ``None`` for any."""
+    if isinstance(size, int):
+        return size
+    limits = program.range_constraints.get(size.node.expr)
+    if limits is None or (limits.lower <= 2 and limits.upper >= _OPEN):
+        return None
+    return range(int(limits.lower), min(int(limits.upper), _OPEN) + 1)
+
+
+def limited(lowered: Lowered, low: int) -> Lowered:
+    """The graph for batches of at least ``low``."""
+    if low < 2:
+        return lowered
+    nodes = tuple(
+        node.evolve(shape=tuple(range(low, _OPEN + 1) if size is None else size for size in node["shape"]))
+        if node.op == "input" and node.get("shape") else node for node in lowered.graph
+    )  # fmt: skip
+    return attrs.evolve(lowered, graph=Graph(nodes, lowered.graph.output))
+
+
+def _shapes(program: ExportedProgram, low: int) -> str:
     batch = _batch_sizes(program)
+    batch = "2 or more" if batch == "any" and low == 2 else batch
     size = f"batch sizes: {batch}" if batch else "the batch size is fixed"
     values = [(node.name, node.meta["val"].shape) for node in _inputs(program)]
     shapes = (f"{name} ({', '.join('B' if isinstance(n, torch.SymInt) else str(n) for n in s)})" for name, s in values)
@@ -162,7 +261,7 @@ def _as_called(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> fx.Gr
         copy.argument(name, tree, placeholders)
         if isinstance(tree, TensorArgument):
             shape = placeholders[tree.name].meta["val"].shape
-            copy.env[placeholders[tree.name]].meta["shape"] = tuple(n if isinstance(n, int) else None for n in shape)
+            copy.env[placeholders[tree.name]].meta["shape"] = tuple(_size(program, n) for n in shape)
     names_of: dict[int, list[str]] = {}
     for key, tensor in tensors.items():
         names_of.setdefault(id(tensor), []).append(key)
@@ -201,14 +300,7 @@ class _Copy:
             if isinstance(leaf, ConstantArgument):
                 self.env[node] = leaf.value
                 continue
-            value = made
-            for step in path:
-                if isinstance(step, pytree.GetAttrKey):
-                    value = self.target.call_function(getattr, (value, step.name))
-                else:
-                    key = step.key if isinstance(step, pytree.MappingKey) else getattr(step, "idx", None)
-                    value = self.target.call_function(operator.getitem, (value, key))
-            self.env[node] = value
+            value = self.env[node] = self._at(made, path)
             if self.device is None and value is not None:
                 self.device = (node.meta["val"].device, self.target.call_function(getattr, (value, "device")))
 
@@ -234,6 +326,8 @@ class _Copy:
         kwargs: Any = map_arg(node.kwargs, value)
         if target is operator.getitem and isinstance(args[0], tuple | list):
             return args[0][args[1]]
+        if target is torch.ops.snnpipe.leaf.default:
+            return self._leaf(args, origin)
         if target is torch.ops.aten.batch_norm.default and args[5] and args[3] is not None:
             raise TraceError("trace: the program was exported in training mode; call model.eval() before exporting it")
         if self.device is not None and kwargs.get("device") == self.device[0]:
@@ -245,6 +339,24 @@ class _Copy:
         made = self.target.call_function(target, tuple(args), dict(kwargs))
         made.meta["snnpipe"] = origin
         return made if first is None else (made, None, None)
+
+    def _leaf(self, args: tuple[Any, ...], origin: tuple[str, str, str | None]) -> list[Any]:
+        """The call of a module kept whole; its tensors, one by one."""
+        call = CALLS[args[1]]
+        given, named = call.arguments(args[0])
+        made = self.target.call_module(call.path, given, named)
+        made.meta["snnpipe"] = (call.path, origin[1], "")
+        paths = pytree.tree_flatten_with_path(pytree.tree_unflatten(call.results, call.taken), is_leaf=_is_result)[0]
+        return [self._at(made, path) for path, _ in paths]
+
+    def _at(self, value: Any, path: Any) -> Any:
+        for step in path:
+            if isinstance(step, pytree.GetAttrKey):
+                value = self.target.call_function(getattr, (value, step.name))
+            else:
+                key = step.key if isinstance(step, pytree.MappingKey) else getattr(step, "idx", None)
+                value = self.target.call_function(operator.getitem, (value, key))
+        return value
 
     def _region(self, node: fx.Node) -> Any:
         """A region with gradients or autocast switched: its nodes in place of it."""
@@ -264,6 +376,10 @@ class _Copy:
         entries = [entry for entry in region.graph.nodes if entry.op == "placeholder"]
         inside.env = dict(zip(entries, operands, strict=True))
         return inside.nodes(region.graph)
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], torch.dtype)
 
 
 def _is_assertion(target: Callable[..., Any] | str) -> bool:

@@ -60,13 +60,23 @@ def check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
         shape, value = node.get("shape"), given[node["name"]]
         if shape is None or not isinstance(value, Tensor):
             continue
-        fits = len(shape) == value.ndim and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+        fits = len(shape) == value.ndim and all(_allows(n, m) for n, m in zip(shape, value.shape, strict=True))
         if not fits:
-            wanted = ", ".join("B" if n is None else str(n) for n in shape)
+            wanted = ", ".join(map(_size, shape))
             raise InputError(
                 f"{node['name']} has shape {tuple(value.shape)} at each step, the network was traced for ({wanted}); "
                 "trace it again with an example of this shape: trace(example=x)"
             )
+
+
+def _allows(size: int | range | None, found: int) -> bool:
+    return size is None or (found in size if isinstance(size, range) else found == size)
+
+
+def _size(size: int | range | None) -> str:
+    if isinstance(size, range):
+        return f"B >= {size.start}" if size.stop > 2**31 else f"{size.start} <= B <= {size.stop - 1}"
+    return "B" if size is None else str(size)
 
 
 def same_shapes(given: Mapping[str, Any], before: tuple[Any, ...]) -> tuple[Any, ...]:
