@@ -7,41 +7,30 @@ any other; its ATEN overloads are spellings (``frontend.aten``).
 
 from __future__ import annotations
 
-import io
-import logging
-import operator
-import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor, fx, nn
-from torch._ops import HigherOrderOperator, OpOverload
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
-from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
-from snnpipe.frontend.aten import FIRST_RESULT
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
-from snnpipe.frontend.facts import name_of
-from snnpipe.frontend.leaves import CALLS, keep, learn
+from snnpipe.frontend.leaves import keep, learn
 from snnpipe.frontend.lowering import Lowered, lower
+from snnpipe.frontend.places import untraceable
+from snnpipe.frontend.program import OPEN, as_called, batch_sizes, kept_keys, shapes_of, writes
+from snnpipe.frontend.quiet import silenced
 from snnpipe.frontend.selfcheck import Example, check_example, differs
 from snnpipe.frontend.shadow import shadow
-from snnpipe.frontend.symbolic import LIBRARIES, ONE_AT_A_TIME, is_users_file, recompile, untraceable
-from snnpipe.frozen import is_namedtuple
+from snnpipe.frontend.symbolic import ONE_AT_A_TIME, recompile
 from snnpipe.graph import Graph
-
-#: Sizes of this and more are any size.
-_OPEN = 2**31
 
 
 def exported(
@@ -74,13 +63,13 @@ def exported(
                 continue
             constant = {k: v for k, v in program.constants.items() if k not in own and isinstance(v, Tensor)}
             lowered = _lowered(program, cloned(constant) | own, root)
-        if tried is not given and (not _batch_sizes(program) or _fails(lowered, root, given)):
+        if tried is not given and (not batch_sizes(program) or _fails(lowered, root, given)):
             continue  # the example is one sample, which is not treated as two are
         if lowered.problems:
-            return lowered, _shapes(program, 0)
+            return lowered, shapes_of(program, 0)
         check_example(lowered, partial(runnable, root), given)
         low = _least(lowered, root, given, program)
-        return limited(lowered, low), _shapes(program, low)
+        return limited(lowered, low), shapes_of(program, low)
     raise TraceError(untraceable(failure or RuntimeError("the batch size"), root, example=True)) from failure
 
 
@@ -108,24 +97,18 @@ def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lo
 
 
 def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.Module) -> Lowered:
-    kept = _kept(program)
-    lowered = lower(_as_called(program, tensors), root, tensors, kept=kept)
-    if lowered.problems and any(_writes(node) for node in program.graph.nodes):
+    kept = kept_keys(program)
+    lowered = lower(as_called(program, tensors), root, tensors, kept=kept)
+    if lowered.problems and any(writes(node) for node in program.graph.nodes):
         # a write through a view: torch can make any of them functional, at the price of a second export
         try:
             with ONE_AT_A_TIME, _plain_export():
                 functional = program.run_decompositions({})
         except Exception:  # whatever the reason: the problems stand
             return lowered
-        again = lower(_as_called(functional, tensors), root, tensors, kept=kept | _kept(functional))
+        again = lower(as_called(functional, tensors), root, tensors, kept=kept | kept_keys(functional))
         lowered = again if len(again.problems) < len(lowered.problems) else lowered
     return lowered
-
-
-def _kept(program: ExportedProgram) -> set[str]:
-    """The keys of the buffers that the program writes to."""
-    written = (OutputKind.BUFFER_MUTATION, getattr(OutputKind, "PARAMETER_MUTATION", OutputKind.BUFFER_MUTATION))
-    return {str(spec.target) for spec in program.graph_signature.output_specs if spec.kind in written}
 
 
 def _attempts(given: Example) -> Iterator[tuple[Example, bool]]:
@@ -164,7 +147,7 @@ def _least(lowered: Lowered, root: nn.Module, given: Example, program: ExportedP
     lows = [
         size.start for node in lowered.graph.inputs for size in (node.get("shape") or ()) if isinstance(size, range)
     ]
-    if not _batch_sizes(program) or min(lows, default=2) > 2:
+    if not batch_sizes(program) or min(lows, default=2) > 2:
         return 0
     one = Example(*pytree.tree_map_only(Tensor, lambda x: x[:1] if x.ndim else x, (given.args, dict(given.kwargs))))
     return 2 if _fails(lowered, root, one) else 1
@@ -172,21 +155,14 @@ def _least(lowered: Lowered, root: nn.Module, given: Example, program: ExportedP
 
 @contextmanager
 def _plain_export() -> Iterator[None]:
-    """Ops as the model writes them: no fused fast paths, no regions of their own for gradients, no warnings."""
+    """Ops as the model writes them: no fused fast paths, no regions of their own for gradients, no words of torch's."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    loggers = [logger for name, logger in logging.root.manager.loggerDict.items() if name.split(".")[0] == "torch"]
-    handlers = {logger: logger.handlers for logger in loggers if isinstance(logger, logging.Logger)}
     try:
-        for logger in handlers:
-            logger.handlers = [logging.NullHandler()]
-        with torch.no_grad(), followed(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with torch.no_grad(), followed(), silenced():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for logger, own in handlers.items():
-            logger.handlers = own
 
 
 def _doubled(leaf: Any) -> Any:
@@ -198,217 +174,12 @@ def _tensors_of(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from root.named_buffers(remove_duplicate=False)
 
 
-# what the program is for
-
-
-def _inputs(program: ExportedProgram) -> list[fx.Node]:
-    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    specs = program.graph_signature.input_specs
-    chosen = [s.arg.name for s in specs if s.kind is InputKind.USER_INPUT and isinstance(s.arg, TensorArgument)]
-    return [nodes[name] for name in chosen]
-
-
-def _batch_sizes(program: ExportedProgram) -> str:
-    """The batch sizes the program is right for, "" when there is only one."""
-    sizes = [node.meta["val"].shape[0] for node in _inputs(program) if node.meta["val"].ndim]
-    free = [size for size in sizes if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None]
-    limits = {program.range_constraints.get(size.node.expr) for size in free} - {None}
-    known = [(r.lower, r.upper) for r in limits if r.lower > 2 or r.upper < _OPEN]
-    texts = [f"{low} to {high}" if high < _OPEN else f"{low} or more" for low, high in known]
-    return ", ".join(texts) or "any" if free else ""
-
-
-def _size(program: ExportedProgram, size: int | torch.SymInt) -> Any:
-    """A size as an input remembers it: a number, the range it may lie in, ``None`` for any."""
-    if isinstance(size, int):
-        return size
-    limits = program.range_constraints.get(size.node.expr)
-    if limits is None or (limits.lower <= 2 and limits.upper >= _OPEN):
-        return None
-    return range(int(limits.lower), min(int(limits.upper), _OPEN) + 1)
-
-
 def limited(lowered: Lowered, low: int) -> Lowered:
     """The graph for batches of at least ``low``."""
     if low < 2:
         return lowered
     nodes = tuple(
-        node.evolve(shape=tuple(range(low, _OPEN + 1) if size is None else size for size in node["shape"]))
+        node.evolve(shape=tuple(range(low, OPEN + 1) if size is None else size for size in node["shape"]))
         if node.op == "input" and node.get("shape") else node for node in lowered.graph
     )  # fmt: skip
     return attrs.evolve(lowered, graph=Graph(nodes, lowered.graph.output))
-
-
-def _shapes(program: ExportedProgram, low: int) -> str:
-    batch = _batch_sizes(program)
-    batch = "2 or more" if batch == "any" and low == 2 else batch
-    size = f"batch sizes: {batch}" if batch else "the batch size is fixed"
-    values = [(node.name, node.meta["val"].shape) for node in _inputs(program)]
-    shapes = (f"{name} ({', '.join('B' if isinstance(n, torch.SymInt) else str(n) for n in s)})" for name, s in values)
-    return f"for inputs {', '.join(shapes)}; {size}"
-
-
-# the program as an fx graph of the model's own arguments, tensors and output
-
-
-def _as_called(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> fx.Graph:
-    copy = _Copy(program.graph_module, fx.Graph())
-    placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    user: list[Any] = [s.arg for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-    args, kwargs = pytree.tree_unflatten(user, program.call_spec.in_spec)
-    names = program.module_call_graph[0].signature.forward_arg_names or [str(arg.name) for arg in user]  # type: ignore[union-attr]
-    for name, tree in (*zip(names, args, strict=False), *kwargs.items()):
-        copy.argument(name, tree, placeholders)
-        if isinstance(tree, TensorArgument):
-            shape = placeholders[tree.name].meta["val"].shape
-            copy.env[placeholders[tree.name]].meta["shape"] = tuple(_size(program, n) for n in shape)
-    names_of: dict[int, list[str]] = {}
-    for key, tensor in tensors.items():
-        names_of.setdefault(id(tensor), []).append(key)
-    for spec in program.graph_signature.input_specs:
-        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR):
-            node, key = placeholders[spec.arg.name], str(spec.target)
-            tied = names_of[id(tensors[key])]
-            copy.env[node] = copy.target.get_attr(tied[0])
-            if len(tied) > 1 and spec.kind is InputKind.PARAMETER:
-                copy.tied[node] = {name.rpartition(".")[0]: copy.target.get_attr(name) for name in reversed(tied)}
-        elif spec.kind is not InputKind.USER_INPUT:
-            raise TraceError(f"trace: {spec.arg.name} is neither a tensor nor a number ({spec.kind.name})")
-    results = copy.nodes(program.graph)
-    outputs = program.graph_signature.output_specs
-    given = [value for value, spec in zip(results, outputs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-    copy.target.output(_plain(pytree.tree_unflatten(given, program.call_spec.out_spec)))
-    return copy.target
-
-
-@attrs.define(eq=False)
-class _Copy:
-    """Nodes of one graph written into another."""
-
-    owner: fx.GraphModule
-    target: fx.Graph
-    env: dict[fx.Node, Any] = attrs.field(factory=dict)
-    tied: dict[fx.Node, dict[str, fx.Node]] = attrs.field(factory=dict)
-    device: tuple[torch.device, fx.Node] | None = None
-
-    def argument(self, name: str, tree: Any, placeholders: Mapping[str, fx.Node]) -> None:
-        """An argument of ``forward``: an input if it holds a tensor, else a constant."""
-        leaves = pytree.tree_flatten_with_path(tree)[0]
-        made = self.target.placeholder(name) if any(isinstance(leaf, TensorArgument) for _, leaf in leaves) else None
-        for path, leaf in leaves:
-            node = placeholders[leaf.name]
-            if isinstance(leaf, ConstantArgument):
-                self.env[node] = leaf.value
-                continue
-            value = self.env[node] = self._at(made, path)
-            if self.device is None and value is not None:
-                self.device = (node.meta["val"].device, self.target.call_function(getattr, (value, "device")))
-
-    def nodes(self, graph: fx.Graph) -> Any:
-        """Copy all but the placeholders; what the graph returns."""
-        for node in graph.nodes:
-            if node.op == "output":
-                return map_arg(node.args[0], self.env.__getitem__)
-            if node.op == "call_function" and not _is_assertion(node.target):
-                self.env[node] = self._call(node)
-        return None
-
-    def _call(self, node: fx.Node) -> Any:
-        target: Any = node.target
-        if isinstance(target, HigherOrderOperator):
-            return self._region(node)
-        origin = _origin(node)
-
-        def value(read: fx.Node) -> Any:  # a tied parameter is called as the module that reads it calls it
-            return self.tied.get(read, {}).get(origin[0], self.env[read])
-
-        args: Any = map_arg(node.args, value)
-        kwargs: Any = map_arg(node.kwargs, value)
-        if target is operator.getitem and isinstance(args[0], tuple | list):
-            return args[0][args[1]]
-        if target is torch.ops.snnpipe.leaf.default:
-            return self._leaf(args, origin)
-        if target is torch.ops.aten.batch_norm.default and args[5] and args[3] is not None:
-            raise TraceError("trace: the program was exported in training mode; call model.eval() before exporting it")
-        if self.device is not None and kwargs.get("device") == self.device[0]:
-            kwargs = {**kwargs, "device": self.device[1]}  # the input's device, not the one of the example
-        read = [user for user in node.users if user.users or user.target is not operator.getitem]
-        first = FIRST_RESULT.get(target) if all(user.args[1:] == (0,) for user in read) else None
-        if first is not None:
-            target, args = first[0], first[1](args)
-        made = self.target.call_function(target, tuple(args), dict(kwargs))
-        made.meta["snnpipe"] = origin
-        return made if first is None else (made, None, None)
-
-    def _leaf(self, args: tuple[Any, ...], origin: tuple[str, str, str | None]) -> list[Any]:
-        """The call of a module kept whole; its tensors, one by one."""
-        call = CALLS[args[1]]
-        given, named = call.arguments(args[0])
-        made = self.target.call_module(call.path, given, named)
-        made.meta["snnpipe"] = (call.path, origin[1], "")
-        paths = pytree.tree_flatten_with_path(pytree.tree_unflatten(call.results, call.taken), is_leaf=_is_result)[0]
-        return [self._at(made, path) for path, _ in paths]
-
-    def _at(self, value: Any, path: Any) -> Any:
-        for step in path:
-            if isinstance(step, pytree.GetAttrKey):
-                value = self.target.call_function(getattr, (value, step.name))
-            else:
-                key = step.key if isinstance(step, pytree.MappingKey) else getattr(step, "idx", None)
-                value = self.target.call_function(operator.getitem, (value, key))
-        return value
-
-    def _region(self, node: fx.Node) -> Any:
-        """A region with gradients or autocast switched: its nodes in place of it."""
-        switched = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
-        name = getattr(node.target, "__name__", str(node.target))
-        at = switched.get(name)
-        if at is None or (name == "wrap_with_autocast" and node.args[2]):
-            _, where, _ = _origin(node)
-            reason = "switches autocast on" if at else f"uses {name}, a branch or loop over values,"
-            raise TraceError(
-                f"trace: the model {reason}" + f" at {where}" * bool(where) + ".\n  Convert the parts before and "
-                "after separately, or keep the module that does it as one call: trace(leaves=(ThatModule,))"
-            )
-        region: Any = getattr(self.owner, str(node.args[at].target))  # type: ignore[union-attr]
-        inside = _Copy(region, self.target, device=self.device)
-        operands = map_arg(node.args[at + 1 :], self.env.__getitem__)
-        entries = [entry for entry in region.graph.nodes if entry.op == "placeholder"]
-        inside.env = dict(zip(entries, operands, strict=True))
-        return inside.nodes(region.graph)
-
-
-def _is_result(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], torch.dtype)
-
-
-def _is_assertion(target: Callable[..., Any] | str) -> bool:
-    checks = ("_assert", "sym_constrain_range")
-    return isinstance(target, OpOverload) and name_of(target).startswith(checks)
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-
-
-def _plain(tree: Any) -> Any:
-    """An output of tuples, lists and dicts; other mappings (the outputs of ``transformers``) become dicts."""
-    if isinstance(tree, Mapping):
-        return {key: _plain(value) for key, value in tree.items()}
-    if is_namedtuple(tree):
-        return type(tree)(*map(_plain, tree))
-    return type(tree)(map(_plain, tree)) if type(tree) in (tuple, list) else tree
-
-
-_FRAME = re.compile(r'File "(.+?)", line (\d+)')
-
-
-def _origin(node: fx.Node) -> tuple[str, str, str | None]:
-    """``(module path, file:line, name)`` for ``lower``."""
-    written = _FRAME.findall(node.meta.get("stack_trace") or "")
-    frames = [f"{file}:{line}" for file, line in written if is_users_file(file) and not file.startswith("torch/")]
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path, kind = stack[-1] if stack else ("", "")
-    path = re.sub(r"@\d+", "", path) if isinstance(path, str) and not path.startswith("_empty") else ""
-    kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    return path, frames[-1] if frames else "", "" if path and kind.startswith(LIBRARIES) else None

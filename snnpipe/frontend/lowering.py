@@ -7,24 +7,21 @@ functional twin of the operation where a row of the table has it, else the opera
 from __future__ import annotations
 
 import keyword
-import operator
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
-import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from snnpipe.errors import Problem
-from snnpipe.frontend import cells, facts, overloads
+from snnpipe.frontend import calls, cells, facts, overloads
 from snnpipe.frontend.aten import ATEN
 from snnpipe.frontend.cells import Cell
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import KNOWN
 from snnpipe.frontend.values import indexes_anew, is_size, is_view, keeps_dtype
-from snnpipe.frozen import EMPTY, FrozenMap, freeze, is_namedtuple, leaves, map_leaves
+from snnpipe.frozen import EMPTY, FrozenMap, freeze, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, param_keys, unique_name
 from snnpipe.ops import functions
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, weightless
@@ -110,7 +107,7 @@ class _Lowering:
         module, where, known = self.place
         called = facts.name_of(operands["target"]) if op == "call" else op
         path = ".".join(filter(None, (module, called))) if known is None else module
-        name = unique_name(known or _identifier(path), self.taken)
+        name = unique_name(known or calls.identifier(path), self.taken)
         node = Node(name, op, FrozenMap({key: freeze(value) for key, value in operands.items()}), path, where)
         self.nodes.append(node)
         self.taken[name] = node
@@ -119,7 +116,7 @@ class _Lowering:
     # one fx node
 
     def visit(self, node: fx.Node) -> None:
-        self.place = _place(node)
+        self.place = calls.place(node)
         if node.op == "placeholder":
             self.place = (str(node.target), "", self.place[2] or "")
             known = {"default": node.args[0]} if node.args else {}
@@ -136,7 +133,7 @@ class _Lowering:
 
     def _attribute(self, key: str) -> Cell:
         if key not in self.attributes:
-            value: Any = self.tensors[key] if key in self.tensors else _attribute(self.root, key)
+            value: Any = self.tensors[key] if key in self.tensors else calls.attribute(self.root, key)
             if isinstance(value, Tensor):
                 self._check_key(key)
                 self.params[key] = value
@@ -174,8 +171,8 @@ class _Lowering:
         return self._alias(self.emit("call", target=opaque, args=(weights, *args), kwargs=kwargs), node)
 
     def _call(self, node: fx.Node) -> None:
-        target, args, kwargs = _spelled(node)
-        written = [] if self._is_number(node) else _nodes(facts.written(target, args, kwargs))
+        target, args, kwargs = calls.spelled(node)
+        written = [] if self._is_number(node) else calls.nodes(facts.written(target, args, kwargs))
         if facts.name_of(target) in facts.HARMLESS:
             self.cells[node] = self.cells[node.all_input_nodes[0]]
         elif written:
@@ -208,7 +205,7 @@ class _Lowering:
     ) -> None:
         """A call that writes: its functional twin, where a row has it and keeps the type, else the call on copies."""
         cell, values = self.cells[written[0]], list[Any]()
-        twin = _functional(target) if len(written) == 1 and kwargs.get("out") is None else None
+        twin = calls.functional(target) if len(written) == 1 and kwargs.get("out") is None else None
         plain = {key: value for key, value in kwargs.items() if key != "inplace"}
         recognised = None if twin is None else self._recognise(twin, self._read(args, node), self._read(plain, node))
         before = cell.read()
@@ -221,7 +218,7 @@ class _Lowering:
             self._read(args, node, at=value.name)
         else:
             if facts.name_of(target) in facts.UNTRACKED:
-                self._problem(node, f"`{facts.name_of(target)}` changes the memory of a tensor", _FUNCTIONAL)
+                self._problem(node, f"`{facts.name_of(target)}` changes the memory of a tensor", calls.FUNCTIONAL)
             values = self._on_copies(node, target, args, kwargs)
         for leaf, value in zip(written, values, strict=True):
             self._written(self.cells[leaf], value)
@@ -258,7 +255,7 @@ class _Lowering:
         """The cell of a new value: a view, or memory that may be shared, or memory of its own."""
         if op != "call" and (not OPS[op].aliases or (op == "getitem" and indexes_anew(operands))):
             return cells.fresh(value)
-        found = facts.sharing(node) if op == "call" else _nodes(node.args[:1] or tuple(node.kwargs.values())[:1])
+        found = facts.sharing(node) if op == "call" else calls.nodes(node.args[:1] or tuple(node.kwargs.values())[:1])
         sharing = [self.cells[source] for source in found if isinstance(self.cells[source].value, Ref | Param)]
         if len(sharing) == 1 and is_view(op, operands):
             return cells.view(value, sharing[0], self._step(op, operands, sharing[0]))
@@ -323,81 +320,13 @@ class _Lowering:
                 return leaf
             cell = self.cells[leaf]
             if cell.stale:
-                self._problem(reader, f"reads `{leaf.name}` after {cell.stale}", _FUNCTIONAL, at)
+                self._problem(reader, f"reads `{leaf.name}` after {cell.stale}", calls.FUNCTIONAL, at)
             return cell.read()
 
-        return map_leaves(read, _plain(tree))
+        return map_leaves(read, calls.plain(tree))
 
     def _problem(self, node: fx.Node, reason: str, fix: str, at: str = "") -> None:
-        module, where, _ = _place(node)
+        module, where, _ = calls.place(node)
         problem = Problem(at or node.name, module, where, reason, fix)
         if problem not in self.problems:
             self.problems.append(problem)
-
-
-_FUNCTIONAL = (
-    "give an example, trace(example=x), which follows such writes; or write to a copy, y = x.clone(), or use the "
-    "functional form, y = x + 1 instead of x += 1"
-)
-
-
-def _spelled(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """What is called and with what; a function with ``inplace`` among its positional arguments gets it by name."""
-    target: Any = operator.setitem if node.target == "__setitem__" else node.target
-    spelling = KNOWN.get(target) if facts.hashed(target) is not None else None
-    bound = spelling.signature.bind(node.args, dict(node.kwargs)) if spelling is not None else None
-    if bound is None or "inplace" not in bound or "inplace" in node.kwargs:
-        return target, node.args, dict(node.kwargs)
-    return target, (), bound
-
-
-def _functional(target: Any) -> Any:
-    """The twin of a call that writes to its first argument, ``None`` if there is none."""
-    name = facts.name_of(target)
-    if isinstance(target, OpOverload):
-        return overloads.functional(target)
-    if not facts.is_write(target):
-        return target  # with inplace=True
-    if facts.hashed(target) in facts.INPLACE_OPERATORS:
-        return facts.INPLACE_OPERATORS[target]
-    if target is operator.setitem:
-        return target
-    if isinstance(target, str):
-        return name[:-1] if name[:-1] in KNOWN else None
-    twin = next((found for module in (torch, F) if (found := getattr(module, name[:-1], None)) is not None), None)
-    return twin if facts.hashed(twin) in KNOWN else None
-
-
-def _nodes(tree: Any) -> list[fx.Node]:
-    return [leaf for leaf in leaves(_plain(tree)) if isinstance(leaf, fx.Node)]
-
-
-def _place(node: fx.Node) -> tuple[str, str, str | None]:
-    default = (str(node.target), "", "") if node.op == "call_module" else ("", "", None)
-    place: tuple[str, str, str | None] = node.meta.get("snnpipe", default)
-    return place
-
-
-def _attribute(root: nn.Module, key: str) -> Any:
-    value: Any = root
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _plain(tree: Any) -> Any:
-    """fx's immutable lists and dicts as plain ones."""
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_plain(value) for value in tree]
-    if is_namedtuple(tree):
-        return type(tree)(*(_plain(value) for value in tree))
-    if type(tree) is tuple:
-        return tuple(_plain(value) for value in tree)
-    return tree
-
-
-def _identifier(text: str) -> str:
-    name = "".join(c if c.isalnum() else "_" for c in text)
-    return name if name and not name[0].isdigit() else f"_{name}"

@@ -10,7 +10,8 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from snnpipe.errors import StageError, UnsupportedError, listing
-from snnpipe.frontend.exported import exported, lower_program
+from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
+from snnpipe.frontend.selfcheck import check_example
 from snnpipe.frontend.shadow import shadow, unwrapped
 from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY
