@@ -23,15 +23,20 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from snnpipe.containers import Record, packed
+from snnpipe.containers import tensors as held_tensors
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
 from snnpipe.frontend.aten import FIRST_RESULT
 from snnpipe.frontend.composites import followed
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.overloads import name_of
+from snnpipe.frontend.pytrees import Known, pytrees, telling
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import LIBRARIES, ONE_AT_A_TIME, is_users_file, recompile, untraceable
-from snnpipe.frozen import is_namedtuple
+from snnpipe.frozen import Packed, is_namedtuple, leaves, map_leaves
+from snnpipe.graph import Traced
+from snnpipe.ops.functions import child_of
 
 
 def exported(root: nn.Module, example: Any, constants: Mapping[str, Any]) -> tuple[Lowered, str]:
@@ -48,14 +53,17 @@ def exported(root: nn.Module, example: Any, constants: Mapping[str, Any]) -> tup
     if isinstance(example, Mapping):
         args, kwargs = (), dict(example) | dict(constants)
     else:
-        args, kwargs = tuple(example) if isinstance(example, tuple | list) else (example,), dict(constants)
-    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
+        several = isinstance(example, tuple | list) and not is_namedtuple(example)
+        args, kwargs = tuple(example) if several else (example,), dict(constants)
+    if not held_tensors((args, kwargs)):
         raise TraceError("trace: example= holds no tensor; give an input as forward takes it: trace(example=x)")
-    with ONE_AT_A_TIME, _plain_export():
-        program = _export(root, args, kwargs)
-    own = dict(_tensors_of(root))
-    lifted = {key: value for key, value in program.constants.items() if key not in own and isinstance(value, Tensor)}
-    return _lowered(program, cloned(lifted) | own), _shapes(program)
+    with ONE_AT_A_TIME, pytrees() as known:
+        known((args, kwargs))
+        with _plain_export():
+            program = _export(root, args, kwargs, known)
+        own = dict(_tensors_of(root))
+        lifted = {key: held for key, held in program.constants.items() if key not in own and isinstance(held, Tensor)}
+        return _lowered(program, cloned(lifted) | own), _shapes(program)
 
 
 def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lowered:
@@ -75,7 +83,7 @@ def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> Lowered
     return lowered
 
 
-def _export(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _export(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], known: Known) -> ExportedProgram:
     """With any batch size where that is possible, else with the example's."""
     attempts: list[tuple[Any, bool]] = [((args, kwargs), True), ((args, kwargs), False)]
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
@@ -88,6 +96,7 @@ def _export(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
                 batches[leaf] = {0: Dim.AUTO}
         copy = shadow(root, share=True)  # an attempt may change its modules
         recompile(copy)
+        telling(copy, known)
         try:
             shapes: Any = batches if dynamic else None
             program = torch.export.export(copy, given, named, dynamic_shapes=shapes, strict=False)
@@ -155,14 +164,11 @@ def _shapes(program: ExportedProgram) -> str:
 def _as_called(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> fx.Graph:
     copy = _Copy(program.graph_module, fx.Graph())
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    user: list[Any] = [s.arg for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+    user = [_Given(s.arg) for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
     args, kwargs = pytree.tree_unflatten(user, program.call_spec.in_spec)
-    names = program.module_call_graph[0].signature.forward_arg_names or [str(arg.name) for arg in user]  # type: ignore[union-attr]
+    names = program.module_call_graph[0].signature.forward_arg_names or [str(given.arg.name) for given in user]  # type: ignore[union-attr]
     for name, tree in (*zip(names, args, strict=False), *kwargs.items()):
-        copy.argument(name, tree, placeholders)
-        if isinstance(tree, TensorArgument):
-            shape = placeholders[tree.name].meta["val"].shape
-            copy.env[placeholders[tree.name]].meta["shape"] = tuple(n if isinstance(n, int) else None for n in shape)
+        copy.argument(name, packed(tree), placeholders)
     names_of: dict[int, list[str]] = {}
     for key, tensor in tensors.items():
         names_of.setdefault(id(tensor), []).append(key)
@@ -178,8 +184,15 @@ def _as_called(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> fx.Gr
     results = copy.nodes(program.graph)
     outputs = program.graph_signature.output_specs
     given = [value for value, spec in zip(results, outputs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-    copy.target.output(_plain(pytree.tree_unflatten(given, program.call_spec.out_spec)))
+    copy.target.output(packed(pytree.tree_unflatten(given, program.call_spec.out_spec)))
     return copy.target
+
+
+@attrs.frozen
+class _Given:
+    """A leaf of an argument, as the program describes it."""
+
+    arg: Any
 
 
 @attrs.define(eq=False)
@@ -194,22 +207,30 @@ class _Copy:
 
     def argument(self, name: str, tree: Any, placeholders: Mapping[str, fx.Node]) -> None:
         """An argument of ``forward``: an input if it holds a tensor, else a constant."""
-        leaves = pytree.tree_flatten_with_path(tree)[0]
-        made = self.target.placeholder(name) if any(isinstance(leaf, TensorArgument) for _, leaf in leaves) else None
-        for path, leaf in leaves:
-            node = placeholders[leaf.name]
-            if isinstance(leaf, ConstantArgument):
-                self.env[node] = leaf.value
-                continue
-            value = made
-            for step in path:
-                if isinstance(step, pytree.GetAttrKey):
-                    value = self.target.call_function(getattr, (value, step.name))
-                else:
-                    key = step.key if isinstance(step, pytree.MappingKey) else getattr(step, "idx", None)
-                    value = self.target.call_function(operator.getitem, (value, key))
+        found = leaves(tree)
+        if not any(isinstance(given.arg, TensorArgument) for given in found):
+            self.env |= {placeholders[given.arg.name]: given.arg.value for given in found}
+            return
+        made = self.target.placeholder(name)
+        made.meta["shape"] = map_leaves(lambda given: _as_traced(given.arg, placeholders), tree)
+        self._take(made, tree, placeholders)
+
+    def _take(self, value: fx.Node, tree: Any, placeholders: Mapping[str, fx.Node]) -> None:
+        """The leaves of an argument, each taken out of the container it is in."""
+        if isinstance(tree, Packed):
+            for k, child in enumerate(tree.children):
+                names = tree.kind.names if isinstance(tree.kind, Record) else ()
+                how: Any = (getattr, (value, names[k])) if k < len(names) else (child_of, (value, k))
+                self._take(self.target.call_function(*how), child, placeholders)
+        elif not isinstance(tree, _Given):
+            for key, child in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+                self._take(self.target.call_function(operator.getitem, (value, key)), child, placeholders)
+        elif isinstance(tree.arg, ConstantArgument):
+            self.env[placeholders[tree.arg.name]] = tree.arg.value
+        else:
+            node = placeholders[tree.arg.name]
             self.env[node] = value
-            if self.device is None and value is not None:
+            if self.device is None:
                 self.device = (node.meta["val"].device, self.target.call_function(getattr, (value, "device")))
 
     def nodes(self, graph: fx.Graph) -> Any:
@@ -266,6 +287,14 @@ class _Copy:
         return inside.nodes(region.graph)
 
 
+def _as_traced(leaf: Any, placeholders: Mapping[str, fx.Node]) -> Any:
+    """What an input was exported for: the sizes and type of a tensor, the value of anything else."""
+    if isinstance(leaf, ConstantArgument):
+        return leaf.value
+    example = placeholders[leaf.name].meta["val"]
+    return Traced(tuple(n if isinstance(n, int) else None for n in example.shape), example.dtype)
+
+
 def _is_assertion(target: Callable[..., Any] | str) -> bool:
     checks = ("_assert", "sym_constrain_range")
     return isinstance(target, OpOverload) and name_of(target).startswith(checks)
@@ -273,15 +302,6 @@ def _is_assertion(target: Callable[..., Any] | str) -> bool:
 
 def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-
-
-def _plain(tree: Any) -> Any:
-    """An output of tuples, lists and dicts; other mappings (the outputs of ``transformers``) become dicts."""
-    if isinstance(tree, Mapping):
-        return {key: _plain(value) for key, value in tree.items()}
-    if is_namedtuple(tree):
-        return type(tree)(*map(_plain, tree))
-    return type(tree)(map(_plain, tree)) if type(tree) in (tuple, list) else tree
 
 
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')

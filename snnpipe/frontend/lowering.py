@@ -7,7 +7,6 @@ tensor (a view and its base) cannot be followed that way: a read after such a wr
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,15 +14,16 @@ import attrs
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
+from snnpipe.containers import Kind
 from snnpipe.errors import Problem
 from snnpipe.frontend import overloads
 from snnpipe.frontend.aten import ATEN
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import INPLACE_OPERATORS, KNOWN, RANDOM
-from snnpipe.frozen import EMPTY, FrozenMap, freeze, is_namedtuple, map_leaves
+from snnpipe.frozen import EMPTY, FrozenMap, Packed, freeze, is_namedtuple, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.ops import functions
-from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, weightless
+from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, held, weightless
 from snnpipe.ops.table import OPS
 
 
@@ -120,25 +120,17 @@ class _Lowering:
 
     def _attribute(self, key: str) -> _Cell:
         if key not in self.attributes:
-            value: Any = self.tensors[key] if key in self.tensors else _attribute(self.root, key)
+            value: Any = self.tensors[key] if key in self.tensors else held(self.root, key)
             if isinstance(value, Tensor):
-                self._check_key(key)
                 self.params[key] = value
                 self.attributes[key] = self._fresh(Param(key))
             else:
                 self.attributes[key] = self._fresh(value)
         return self.attributes[key]
 
-    def _check_key(self, key: str) -> None:
-        """Generated code reads a parameter as ``self.a.b.weight``."""
-        reserved = [part for part in key.split(".") if keyword.iskeyword(part)]
-        if reserved:
-            reason, fix = f"`{key}` has the Python keyword `{reserved[0]}` as a name", "call that module something else"
-            self.problems.append(Problem("output", key, "", reason, fix))
-
     def _module(self, node: fx.Node) -> _Cell:
         path = str(node.target)
-        module = self.root.get_submodule(path)
+        module = held(self.root, path)
         args, kwargs = self._read(node.args, node), self._read(node.kwargs, node)
         if isinstance(module, SpikingNeuron):
             self.params[module.key] = module.threshold
@@ -147,7 +139,8 @@ class _Lowering:
                 cap = f"{module.key.removesuffix('threshold')}{module.capped_by}"
                 encoder["cap"], self.params[cap] = Param(cap), getattr(module, module.capped_by)
             if module.charge is not None:
-                encoder["charge"] = self._attribute(f"{path}.charge").value
+                charge = f"{module.key.removesuffix('threshold')}charge"
+                encoder["charge"], self.params[charge] = Param(charge), module.charge
             return self._fresh(self.emit("encode", input=args[0], threshold=Param(module.key), **encoder))
         if isinstance(module, OpaqueModule):
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)
@@ -158,6 +151,9 @@ class _Lowering:
         return self._alias(self.emit("call", target=opaque, args=(weights, *args), kwargs=kwargs), node)
 
     def _call(self, node: fx.Node) -> None:
+        if isinstance(node.target, Kind):  # a container is built: a tree
+            self.cells[node] = self._fresh(Packed(node.target, self._read(node.args, node)))
+            return
         target, args, kwargs, inplace = _functional_form(node)
         cell = self.cells[node.args[0]] if inplace and isinstance(node.args[0], fx.Node) else None
         found = len(self.problems)
@@ -297,13 +293,6 @@ def _place(node: fx.Node) -> tuple[str, str, str | None]:
     return place
 
 
-def _attribute(root: nn.Module, key: str) -> Any:
-    value: Any = root
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def _name(target: Any) -> str:
     if isinstance(target, OpOverload):
         return overloads.name_of(target)
@@ -324,6 +313,8 @@ def _plain(tree: Any) -> Any:
         return {key: _plain(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_plain(value) for value in tree]
+    if isinstance(tree, Packed):
+        return Packed(tree.kind, tuple(map(_plain, tree.children)))
     if is_namedtuple(tree):
         return type(tree)(*(_plain(value) for value in tree))
     if type(tree) is tuple:
@@ -340,5 +331,5 @@ def _hashable(value: Any) -> bool:
 
 
 def _identifier(text: str) -> str:
-    name = "".join(c if c.isalnum() else "_" for c in text)
-    return name if name and not name[0].isdigit() else f"_{name}"
+    name = "".join(c if f"_{c}".isidentifier() else "_" for c in text)
+    return name if name.isidentifier() else f"_{name}"

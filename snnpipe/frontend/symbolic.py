@@ -20,9 +20,11 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from snnpipe.containers import opened
 from snnpipe.errors import TraceError
 from snnpipe.frontend.composites import followed
 from snnpipe.frontend.lowering import Lowered, lower
+from snnpipe.frozen import Packed, is_namedtuple
 
 _TORCH = str(Path(torch.__file__).parent)
 _HERE = str(Path(__file__).parent)
@@ -181,7 +183,14 @@ class _Tracer(fx.Tracer):
             self.graph.erase_node(node)
 
     def create_arg(self, a: Any) -> Any:
-        """A tensor that belongs to no module (a global, a constant) is copied once."""
+        """A tensor that belongs to no module (a global, a constant) is copied once; containers stay what they are."""
+        if is_namedtuple(a):
+            return type(a)(*map(self.create_arg, a))
+        if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's
+            return a.item()
+        found = opened(a)
+        if found is not None:
+            return Packed(found[0], tuple(map(self.create_arg, found[1])))
         if isinstance(a, torch.Tensor) and id(a) not in self.tensor_keys:
             a = self.foreign.setdefault(id(a), (a, a.detach().clone()))[1]
         return super().create_arg(a)

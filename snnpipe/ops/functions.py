@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from snnpipe.frozen import map_leaves
+from snnpipe.containers import opened
+from snnpipe.kernels.temporal import zip_leaves
 
 
 def identity(input: Any) -> Any:
@@ -56,6 +58,26 @@ def attribute(input: Any, name: str) -> Any:
     return getattr(input, name)
 
 
+def field(input: Any, name: str) -> Any:
+    """``input.name`` of a container: linear."""
+    return getattr(input, name)
+
+
+def child_of(input: Any, k: int) -> Any:
+    """The ``k``-th of what a container holds; linear.
+
+    >>> from collections import OrderedDict
+    >>> child_of(OrderedDict(a=1, b=2), 1)
+    2
+    """
+    if has_torch_function_unary(input):  # a symbol
+        return handle_torch_function(child_of, (input,), input, k)
+    found = opened(input)
+    if found is None:
+        raise TypeError(f"{type(input).__name__} is no container that can be opened")
+    return found[1][k]
+
+
 def call_method(input: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     """``input.name(*args, **kwargs)``."""
     return getattr(input, name)(*args, **kwargs)
@@ -82,7 +104,7 @@ class Opaque:
     def __call__(self, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         # nobody knows what it writes to: give it copies of its buffers and arguments
         own = {key: value if isinstance(value, nn.Parameter) else value.clone() for key, value in params.items()}
-        args, kwargs = map_leaves(_copied, (args, kwargs))
+        args, kwargs = zip_leaves(_copied, (args, kwargs))
         return torch.func.functional_call(self._skeleton[0], own, args, kwargs)
 
     def __repr__(self) -> str:
