@@ -18,11 +18,11 @@ EDGE = {"snnpipe.cli", "snnpipe.demo", "snnpipe.__main__"}  # programs: they may
 
 #: Layers from the bottom up; a module imports from its own layer or from those before it.
 LAYERS = (
-    ("errors", "frozen"),
-    ("graph", "codes"),
+    ("errors", "frozen", "containers"),
+    ("graph", "codes", "names"),
     ("kernels",),
     ("ops",),
-    ("frontend", "emit"),
+    ("frontend", "emit", "generated"),
     ("state", "rewrite"),
     ("rules",),
     ("stage",),

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import fx
 from torch._ops import OpOverload
 
 from snnpipe.frontend import facts, overloads
 from snnpipe.frontend.spellings import KNOWN
-from snnpipe.frozen import is_namedtuple, leaves
+from snnpipe.frozen import Packed, is_namedtuple, leaves
 
 FUNCTIONAL = (
     "give an example, trace(example=x), which follows such writes; or write to a copy, y = x.clone(), or use the "
@@ -59,20 +59,14 @@ def place(node: fx.Node) -> tuple[str, str, str | None]:
     return place
 
 
-def attribute(root: nn.Module, key: str) -> Any:
-    """What lies at a dotted path below a module."""
-    value: Any = root
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
 def plain(tree: Any) -> Any:
     """fx's immutable lists and dicts as plain ones."""
     if isinstance(tree, dict):
         return {key: plain(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [plain(value) for value in tree]
+    if isinstance(tree, Packed):
+        return Packed(tree.kind, tuple(map(plain, tree.children)))
     if is_namedtuple(tree):
         return type(tree)(*(plain(value) for value in tree))
     if type(tree) is tuple:
@@ -82,5 +76,5 @@ def plain(tree: Any) -> Any:
 
 def identifier(text: str) -> str:
     """A text as a Python identifier."""
-    name = "".join(c if c.isalnum() else "_" for c in text)
-    return name if name and not name[0].isdigit() else f"_{name}"
+    name = "".join(c if f"_{c}".isidentifier() else "_" for c in text)
+    return name if name.isidentifier() else f"_{name}"

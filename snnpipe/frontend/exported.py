@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
 
+from snnpipe.containers import tensors
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
 from snnpipe.frontend.chance import undisturbed
@@ -26,11 +27,14 @@ from snnpipe.frontend.leaves import keep, learn
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.places import untraceable
 from snnpipe.frontend.program import OPEN, as_called, batch_sizes, kept_keys, shapes_of, writes
+from snnpipe.frontend.pytrees import Known, pytrees, telling
 from snnpipe.frontend.quiet import silenced
 from snnpipe.frontend.selfcheck import Example, check_example, differs
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import ONE_AT_A_TIME, recompile
-from snnpipe.graph import Graph
+from snnpipe.frozen import is_namedtuple, map_leaves
+from snnpipe.frozen import leaves as leaves_of
+from snnpipe.graph import Graph, Node, Traced
 
 
 def exported(
@@ -48,14 +52,23 @@ def exported(
         The lowered graph, and in words which input shapes it is for.
     """
     given = as_arguments(example, constants)
-    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((given.args, given.kwargs))):
+    if not tensors((given.args, given.kwargs)):
         raise TraceError("trace: example= holds no tensor; give an input as forward takes it: trace(example=x)")
+    with ONE_AT_A_TIME, pytrees() as known:
+        known((given.args, dict(given.kwargs)))
+        return _first_right(root, given, leaves, known)
+
+
+def _first_right(
+    root: nn.Module, given: Example, leaves: tuple[type[nn.Module], ...], known: Known
+) -> tuple[Lowered, str]:
+    """The first attempt that computes what the model computes on its example."""
     own = dict(_tensors_of(root))
-    failure: Exception | None = None
+    failure: Exception = RuntimeError("it treats one sample otherwise than several")
     for tried, dynamic in _attempts(given):
-        with ONE_AT_A_TIME, _plain_export(), undisturbed():
+        with _plain_export(), undisturbed():
             try:
-                program = _export(root, tried, dynamic, leaves)
+                program = _export(root, tried, dynamic, leaves, known)
             except TraceError:
                 raise
             except Exception as error:
@@ -70,14 +83,15 @@ def exported(
         check_example(lowered, partial(runnable, root), given)
         low = _least(lowered, root, given, program)
         return limited(lowered, low), shapes_of(program, low)
-    raise TraceError(untraceable(failure or RuntimeError("the batch size"), root, example=True)) from failure
+    raise TraceError(untraceable(failure, root, example=True)) from failure
 
 
 def as_arguments(example: Any, constants: Mapping[str, Any]) -> Example:
     """An example as the arguments of ``forward``."""
     if isinstance(example, Mapping):
         return Example((), dict(example) | dict(constants))
-    return Example(tuple(example) if isinstance(example, tuple | list) else (example,), dict(constants))
+    several = isinstance(example, tuple | list) and not is_namedtuple(example)
+    return Example(tuple(example) if several else (example,), dict(constants))
 
 
 def runnable(root: nn.Module) -> nn.Module:
@@ -113,14 +127,16 @@ def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.M
 
 def _attempts(given: Example) -> Iterator[tuple[Example, bool]]:
     """With any batch size where that is possible, else with the example's."""
-    tensors = [leaf for leaf in pytree.tree_leaves((given.args, given.kwargs)) if isinstance(leaf, Tensor)]
-    if all(tensor.shape[0] == 1 for tensor in tensors if tensor.ndim):  # a size of 1 is always taken for a constant
+    found = [leaf for leaf in pytree.tree_leaves((given.args, given.kwargs)) if isinstance(leaf, Tensor)]
+    if all(tensor.shape[0] == 1 for tensor in found if tensor.ndim):  # a size of 1 is always taken for a constant
         yield Example(*pytree.tree_map(_doubled, (given.args, given.kwargs))), True
     yield given, True
     yield given, False
 
 
-def _export(root: nn.Module, given: Example, dynamic: bool, leaves: tuple[type[nn.Module], ...]) -> ExportedProgram:
+def _export(
+    root: nn.Module, given: Example, dynamic: bool, leaves: tuple[type[nn.Module], ...], known: Known
+) -> ExportedProgram:
     batches = ShapesCollection()
     for leaf in pytree.tree_leaves((given.args, given.kwargs)) if dynamic else ():
         if isinstance(leaf, Tensor) and leaf.ndim:
@@ -130,6 +146,7 @@ def _export(root: nn.Module, given: Example, dynamic: bool, leaves: tuple[type[n
     kept = keep(copy, leaves) if leaves else []
     if kept:
         learn(copy, kept, given.args, dict(given.kwargs))
+    telling(copy, known)
     shapes: Any = batches if dynamic else None
     return torch.export.export(copy, given.args, dict(given.kwargs), dynamic_shapes=shapes, strict=False)
 
@@ -144,10 +161,8 @@ def _fails(lowered: Lowered, root: nn.Module, given: Example) -> bool:
 
 def _least(lowered: Lowered, root: nn.Module, given: Example, program: ExportedProgram) -> int:
     """The smallest batch the graph is right for: ``export`` leaves open what happens to a batch of one."""
-    lows = [
-        size.start for node in lowered.graph.inputs for size in (node.get("shape") or ()) if isinstance(size, range)
-    ]
-    if not batch_sizes(program) or min(lows, default=2) > 2:
+    sizes = [size for node in lowered.graph.inputs for traced in _traced(node) for size in traced.shape]
+    if not batch_sizes(program) or any(isinstance(size, range) and size.start > 1 for size in sizes):
         return 0
     one = Example(*pytree.tree_map_only(Tensor, lambda x: x[:1] if x.ndim else x, (given.args, dict(given.kwargs))))
     return 2 if _fails(lowered, root, one) else 1
@@ -174,12 +189,24 @@ def _tensors_of(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from root.named_buffers(remove_duplicate=False)
 
 
+def _traced(node: Node) -> list[Traced]:
+    """What the tensors of an input were exported for."""
+    return [leaf for leaf in leaves_of(node.get("shape")) if isinstance(leaf, Traced)]
+
+
 def limited(lowered: Lowered, low: int) -> Lowered:
     """The graph for batches of at least ``low``."""
     if low < 2:
         return lowered
+    free = range(low, OPEN + 1)
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Traced):
+            return leaf
+        return attrs.evolve(leaf, shape=tuple(free if size is None else size for size in leaf.shape))
+
     nodes = tuple(
-        node.evolve(shape=tuple(range(low, OPEN + 1) if size is None else size for size in node["shape"]))
-        if node.op == "input" and node.get("shape") else node for node in lowered.graph
-    )  # fmt: skip
+        node.evolve(shape=map_leaves(one, node["shape"])) if node.get("shape") is not None else node
+        for node in lowered.graph
+    )
     return attrs.evolve(lowered, graph=Graph(nodes, lowered.graph.output))

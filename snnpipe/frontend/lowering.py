@@ -6,7 +6,6 @@ functional twin of the operation where a row of the table has it, else the opera
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import attrs
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
+from snnpipe.containers import Kind
 from snnpipe.errors import Problem
 from snnpipe.frontend import calls, cells, facts, overloads
 from snnpipe.frontend.aten import ATEN
@@ -21,10 +21,10 @@ from snnpipe.frontend.cells import Cell
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import KNOWN
 from snnpipe.frontend.values import indexes_anew, is_size, is_view, keeps_dtype
-from snnpipe.frozen import EMPTY, FrozenMap, freeze, map_leaves
+from snnpipe.frozen import EMPTY, FrozenMap, Packed, freeze, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, param_keys, unique_name
 from snnpipe.ops import functions
-from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, weightless
+from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, held, weightless
 from snnpipe.ops.table import OPS
 
 
@@ -133,25 +133,17 @@ class _Lowering:
 
     def _attribute(self, key: str) -> Cell:
         if key not in self.attributes:
-            value: Any = self.tensors[key] if key in self.tensors else calls.attribute(self.root, key)
+            value: Any = self.tensors[key] if key in self.tensors else held(self.root, key)
             if isinstance(value, Tensor):
-                self._check_key(key)
                 self.params[key] = value
                 self.attributes[key] = cells.fresh(Param(key))
             else:
                 self.attributes[key] = cells.fresh(value)
         return self.attributes[key]
 
-    def _check_key(self, key: str) -> None:
-        """Generated code reads a parameter as ``self.a.b.weight``."""
-        reserved = [part for part in key.split(".") if keyword.iskeyword(part)]
-        if reserved:
-            reason, fix = f"`{key}` has the Python keyword `{reserved[0]}` as a name", "call that module something else"
-            self.problems.append(Problem("output", key, "", reason, fix))
-
     def _module(self, node: fx.Node) -> Cell:
         path = str(node.target)
-        module = self.root.get_submodule(path)
+        module = held(self.root, path)
         args, kwargs = self._read(node.args, node), self._read(node.kwargs, node)
         if isinstance(module, SpikingNeuron):
             self.params[module.key] = module.threshold
@@ -160,7 +152,8 @@ class _Lowering:
                 cap = f"{module.key.removesuffix('threshold')}{module.capped_by}"
                 encoder["cap"], self.params[cap] = Param(cap), getattr(module, module.capped_by)
             if module.charge is not None:
-                encoder["charge"] = self._attribute(f"{path}.charge").value
+                charge = f"{module.key.removesuffix('threshold')}charge"
+                encoder["charge"], self.params[charge] = Param(charge), module.charge
             return cells.fresh(self.emit("encode", input=args[0], threshold=Param(module.key), **encoder))
         if isinstance(module, OpaqueModule):
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)
@@ -171,6 +164,9 @@ class _Lowering:
         return self._alias(self.emit("call", target=opaque, args=(weights, *args), kwargs=kwargs), node)
 
     def _call(self, node: fx.Node) -> None:
+        if isinstance(node.target, Kind):  # a container is built: a tree
+            self.cells[node] = cells.fresh(Packed(node.target, self._read(node.args, node)))
+            return
         target, args, kwargs = calls.spelled(node)
         written = [] if self._is_number(node) else calls.nodes(facts.written(target, args, kwargs))
         if facts.name_of(target) in facts.HARMLESS:

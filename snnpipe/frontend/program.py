@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -16,12 +16,15 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
+from snnpipe.containers import Record, packed
 from snnpipe.errors import TraceError
 from snnpipe.frontend.aten import FIRST_RESULT
 from snnpipe.frontend.facts import name_of
 from snnpipe.frontend.leaves import CALLS
 from snnpipe.frontend.places import LIBRARIES, is_users_file
-from snnpipe.frozen import is_namedtuple
+from snnpipe.frozen import Packed, leaves, map_leaves
+from snnpipe.graph import Traced
+from snnpipe.ops.functions import child_of
 
 #: Sizes of this and more are any size.
 OPEN = 2**31
@@ -80,14 +83,11 @@ def as_called(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> fx.Gra
     """The program as an fx graph for ``lower``, around ``tensors`` by key."""
     copy = _Copy(program.graph_module, fx.Graph())
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    user: list[Any] = [s.arg for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+    user = [_Given(s.arg) for s in program.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
     args, kwargs = pytree.tree_unflatten(user, program.call_spec.in_spec)
-    names = program.module_call_graph[0].signature.forward_arg_names or [str(arg.name) for arg in user]  # type: ignore[union-attr]
+    names = program.module_call_graph[0].signature.forward_arg_names or [str(given.arg.name) for given in user]  # type: ignore[union-attr]
     for name, tree in (*zip(names, args, strict=False), *kwargs.items()):
-        copy.argument(name, tree, placeholders)
-        if isinstance(tree, TensorArgument):
-            shape = placeholders[tree.name].meta["val"].shape
-            copy.env[placeholders[tree.name]].meta["shape"] = tuple(_size(program, n) for n in shape)
+        copy.argument(name, packed(tree), program, placeholders)
     names_of: dict[int, list[str]] = {}
     for key, tensor in tensors.items():
         names_of.setdefault(id(tensor), []).append(key)
@@ -103,8 +103,15 @@ def as_called(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> fx.Gra
     results = copy.nodes(program.graph)
     outputs = program.graph_signature.output_specs
     given = [value for value, spec in zip(results, outputs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-    copy.target.output(_plain(pytree.tree_unflatten(given, program.call_spec.out_spec)))
+    copy.target.output(packed(pytree.tree_unflatten(given, program.call_spec.out_spec)))
     return copy.target
+
+
+@attrs.frozen
+class _Given:
+    """A leaf of an argument, as the program describes it; of the result of a kept module, its place there."""
+
+    arg: Any
 
 
 @attrs.define(eq=False)
@@ -117,18 +124,36 @@ class _Copy:
     tied: dict[fx.Node, dict[str, fx.Node]] = attrs.field(factory=dict)
     device: tuple[torch.device, fx.Node] | None = None
 
-    def argument(self, name: str, tree: Any, placeholders: Mapping[str, fx.Node]) -> None:
+    def argument(self, name: str, tree: Any, program: ExportedProgram, placeholders: Mapping[str, fx.Node]) -> None:
         """An argument of ``forward``: an input if it holds a tensor, else a constant."""
-        leaves = pytree.tree_flatten_with_path(tree)[0]
-        made = self.target.placeholder(name) if any(isinstance(leaf, TensorArgument) for _, leaf in leaves) else None
-        for path, leaf in leaves:
-            node = placeholders[leaf.name]
-            if isinstance(leaf, ConstantArgument):
-                self.env[node] = leaf.value
+        found = leaves(tree)
+        self.env |= {
+            placeholders[given.arg.name]: given.arg.value for given in found if isinstance(given.arg, ConstantArgument)
+        }
+        if not any(isinstance(given.arg, TensorArgument) for given in found):
+            return
+        made = self.target.placeholder(name)
+        made.meta["shape"] = map_leaves(lambda given: _as_traced(given.arg, program, placeholders), tree)
+        for given, value in self.parts(made, tree):
+            if isinstance(given.arg, ConstantArgument):
                 continue
-            value = self.env[node] = self._at(made, path)
-            if self.device is None and value is not None:
+            node = placeholders[given.arg.name]
+            self.env[node] = value
+            if self.device is None:
                 self.device = (node.meta["val"].device, self.target.call_function(getattr, (value, "device")))
+
+    def parts(self, value: fx.Node, tree: Any) -> Iterator[tuple[_Given, fx.Node]]:
+        """The leaves of a value, each taken out of the container it is in."""
+        if isinstance(tree, _Given):
+            yield tree, value
+        elif isinstance(tree, Packed):
+            names = tree.kind.names if isinstance(tree.kind, Record) else ()
+            for k, child in enumerate(tree.children):
+                how: Any = (getattr, (value, names[k])) if k < len(names) else (child_of, (value, k))
+                yield from self.parts(self.target.call_function(*how), child)
+        else:
+            for key, child in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+                yield from self.parts(self.target.call_function(operator.getitem, (value, key)), child)
 
     def nodes(self, graph: fx.Graph) -> Any:
         """Copy all but the placeholders; what the graph returns."""
@@ -172,17 +197,8 @@ class _Copy:
         given, named = call.arguments(args[0])
         made = self.target.call_module(call.path, given, named)
         made.meta["snnpipe"] = (call.path, origin[1], "")
-        paths = pytree.tree_flatten_with_path(pytree.tree_unflatten(call.results, call.taken), is_leaf=_is_result)[0]
-        return [self._at(made, path) for path, _ in paths]
-
-    def _at(self, value: Any, path: Any) -> Any:
-        for step in path:
-            if isinstance(step, pytree.GetAttrKey):
-                value = self.target.call_function(getattr, (value, step.name))
-            else:
-                key = step.key if isinstance(step, pytree.MappingKey) else getattr(step, "idx", None)
-                value = self.target.call_function(operator.getitem, (value, key))
-        return value
+        places = [_Given(k) for k in range(len(call.results))]
+        return [value for _, value in self.parts(made, packed(pytree.tree_unflatten(places, call.taken)))]
 
     def _region(self, node: fx.Node) -> Any:
         """A region with gradients or autocast switched: its nodes in place of it."""
@@ -204,8 +220,12 @@ class _Copy:
         return inside.nodes(region.graph)
 
 
-def _is_result(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and isinstance(value[1], torch.dtype)
+def _as_traced(leaf: Any, program: ExportedProgram, placeholders: Mapping[str, fx.Node]) -> Any:
+    """What an input was exported for: the sizes and type of a tensor, the value of anything else."""
+    if isinstance(leaf, ConstantArgument):
+        return leaf.value
+    example = placeholders[leaf.name].meta["val"]
+    return Traced(tuple(_size(program, n) for n in example.shape), example.dtype)
 
 
 def _is_assertion(target: Callable[..., Any] | str) -> bool:
@@ -216,15 +236,6 @@ def _is_assertion(target: Callable[..., Any] | str) -> bool:
 def writes(node: fx.Node) -> bool:
     """Whether a call of the program writes to an argument."""
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-
-
-def _plain(tree: Any) -> Any:
-    """An output of tuples, lists and dicts; other mappings (the outputs of ``transformers``) become dicts."""
-    if isinstance(tree, Mapping):
-        return {key: _plain(value) for key, value in tree.items()}
-    if is_namedtuple(tree):
-        return type(tree)(*map(_plain, tree))
-    return type(tree)(map(_plain, tree)) if type(tree) in (tuple, list) else tree
 
 
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')

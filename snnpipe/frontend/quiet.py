@@ -1,4 +1,4 @@
-"""Keeping torch quiet while it exports: it prints the whole program when that fails, and warns of what is no concern."""
+"""Keeping torch quiet while it exports: it prints the whole program when that fails."""
 
 from __future__ import annotations
 

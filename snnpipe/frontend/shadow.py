@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from snnpipe.errors import TraceError
 from snnpipe.frontend.quantised import settle
+from snnpipe.ops.modules import clone
 
 _CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -106,10 +107,7 @@ class _Copier:
         if original is None or self.share:
             return original
         if id(original) not in self.tensors:
-            clone = original.detach().clone()
-            if isinstance(original, nn.Parameter):
-                clone = nn.Parameter(clone, requires_grad=original.requires_grad)
-            self.tensors[id(original)] = clone
+            self.tensors[id(original)] = clone(original, requires_grad=original.requires_grad)
         return self.tensors[id(original)]
 
 

@@ -124,14 +124,19 @@ def _unary(op: str) -> Adapt:
 _METADATA = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "layout"})
 
 
+#: What may be a container: an input, and what was taken out of one.
+_TAKEN = frozenset({"input", "getitem", "field", "child"})
+
+
 def _getattr(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
     if operands["name"] in _METADATA:
         return "attribute", operands
-    if operands["name"] == "data":
+    node = seen.node(operands["input"])
+    if operands["name"] == "data" and (node is None or node.op not in _TAKEN):
         return "detach", {"input": operands["input"]}
     if operands["name"] == "mT":
         return "transpose", {"input": operands["input"], "dim0": -2, "dim1": -1}
-    return None
+    return None if hasattr(Tensor, operands["name"]) and operands["name"] != "data" else ("field", operands)
 
 
 def _to(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:

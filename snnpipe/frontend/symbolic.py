@@ -18,6 +18,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
+from snnpipe.containers import opened
 from snnpipe.errors import TraceError
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
@@ -26,6 +27,7 @@ from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.memory import Kept, assignments, check_same, nodes_in, same_values
 from snnpipe.frontend.places import is_torch, untraceable, user_line
 from snnpipe.frontend.watch import Watch
+from snnpipe.frozen import Packed, is_namedtuple
 
 #: Both front ends patch torch while they run.
 ONE_AT_A_TIME = threading.RLock()
@@ -204,9 +206,16 @@ class _Tracer(fx.Tracer):
             self.graph.erase_node(node)
 
     def create_arg(self, a: Any) -> Any:
-        """A tensor that belongs to no module (a global, a constant) is copied, as it is now."""
+        """A tensor that belongs to no module (a constant) is copied, as it is now; containers stay what they are."""
         if isinstance(a, fx.Proxy) and a.tracer is not self:
             raise Kept(a.node)
+        if is_namedtuple(a):
+            return type(a)(*map(self.create_arg, a))
+        if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's
+            return a.item()
+        found = opened(a)
+        if found is not None:
+            return Packed(found[0], tuple(map(self.create_arg, found[1])))
         if not isinstance(a, torch.Tensor) or id(a) in self.tensor_keys:
             return super().create_arg(a)
         a = self.watch.seen(a)

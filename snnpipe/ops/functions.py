@@ -11,8 +11,10 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from snnpipe.frozen import map_leaves
+from snnpipe.containers import opened
+from snnpipe.kernels.temporal import zip_leaves
 
 
 def identity(input: Any) -> Any:
@@ -58,6 +60,26 @@ def attribute(input: Any, name: str) -> Any:
     return getattr(input, name)
 
 
+def field(input: Any, name: str) -> Any:
+    """``input.name`` of a container: linear."""
+    return getattr(input, name)
+
+
+def child_of(input: Any, k: int) -> Any:
+    """The ``k``-th of what a container holds; linear.
+
+    >>> from collections import OrderedDict
+    >>> child_of(OrderedDict(a=1, b=2), 1)
+    2
+    """
+    if has_torch_function_unary(input):  # a symbol
+        return handle_torch_function(child_of, (input,), input, k)
+    found = opened(input)
+    if found is None:
+        raise TypeError(f"{type(input).__name__} is no container that can be opened")
+    return found[1][k]
+
+
 def call_method(input: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     """``input.name(*args, **kwargs)``."""
     return getattr(input, name)(*args, **kwargs)
@@ -86,7 +108,7 @@ class OnCopies:
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        copies = {key: map_leaves(_copied, given[key]) for key in self.at}
+        copies = {key: zip_leaves(_copied, given[key]) for key in self.at}
         given |= copies
         args = tuple(given[k] for k in range(len(args)))
         kwargs = {key: given[key] for key in kwargs}
@@ -131,7 +153,7 @@ class Opaque:
     def __call__(self, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         # nobody knows what it writes to: give it copies of its buffers and arguments
         own = {key: value if isinstance(value, nn.Parameter) else value.clone() for key, value in params.items()}
-        args, kwargs = map_leaves(_copied, (args, kwargs))
+        args, kwargs = zip_leaves(_copied, (args, kwargs))
         return torch.func.functional_call(self._skeleton[0], own, args, kwargs)
 
     def __repr__(self) -> str:

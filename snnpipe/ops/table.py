@@ -134,6 +134,8 @@ TABLE: tuple[Op, ...] = (
     row("narrow", torch.narrow, "input dim start length", "input", aliases=True),
     row("select", torch.select, "input dim index", "input", aliases=True),
     row("getitem", operator.getitem, "a index", "a", aliases=True),
+    row("field", functions.field, "input name", "input", aliases=True),
+    row("child", functions.child_of, "input k", "input", aliases=True),
     row("set_item", functions.set_item, "input index value", "input value"),
     row("filled_like", functions.filled_like, "input value", "value", shape_only="input"),
     row("chunk", torch.chunk, "input chunks dim=0", "input", aliases=True),

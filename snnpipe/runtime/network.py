@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -13,12 +12,13 @@ from torch import Tensor, fx, nn
 from snnpipe.codes import Clock, Code
 from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
-from snnpipe.frozen import FrozenMap, map_leaves
+from snnpipe.frozen import FrozenMap
+from snnpipe.generated import packaged
 from snnpipe.graph import Graph
 from snnpipe.kernels import temporal
 from snnpipe.kernels.temporal import difference, zip_leaves
 from snnpipe.ops.lift import graded_units
-from snnpipe.ops.modules import SpikingNeuron
+from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.runtime.encoding import Encoding, constant
 from snnpipe.runtime.inputs import (
     bind,
@@ -28,6 +28,7 @@ from snnpipe.runtime.inputs import (
     check_steps,
     encoded,
     explained,
+    part_of,
     same_shapes,
     sequences,
     steps,
@@ -71,25 +72,31 @@ class SpikingNetwork(nn.Module):
 
     Attributes:
         graph_module: one time step as a ``torch.fx.GraphModule``, for reading: ``print_readable()``.
-        weights: the module that holds the tensors, under the ANN's own keys.
         code: the neural code.
         history: what the stages did.
+
+    Its tensors and submodules are the ANN's, under the ANN's own names; where one of them is called like an attribute
+    of the network (``code``), the attribute is the network's, and ``named_modules`` and ``state_dict`` have the ANN's.
     """
 
     def __init__(self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()) -> None:
         super().__init__()
         self.graph, self.code, self.history = graph, code, history
-        self.weights = module_tree(graph, params)
         self._every = frozenset(node["name"] for node in graph.inputs)
-        self._register_state_dict_hook(_drop_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
-        self.register_load_state_dict_post_hook(_hide_prefix)
+        tree = module_tree(graph, params)
+        for own in ("_parameters", "_buffers", "_modules"):  # not by setattr: the ANN's names are its own business
+            self.__dict__[own].update(tree.__dict__[own])
         self.eval()
 
     @property
     def graph_module(self) -> fx.GraphModule:
         """One time step as a ``torch.fx.GraphModule`` around the network's own tensors, for reading."""
-        return fx.GraphModule(self.weights, self._program(self._every).step_graph)
+        return packaged(self._program(self._every).step_graph, self)
+
+    @property
+    def weights(self) -> nn.Module:
+        """The module that holds the tensors: the network itself."""
+        return self
 
     def forward(
         self,
@@ -222,14 +229,14 @@ class SpikingNetwork(nn.Module):
         given = bind(self.graph, inputs, named)
         moving = sequences(given)
         length = steps(given, moving, self.graph)
-        check_shapes(given | {name: map_leaves(itemgetter(0), given[name]) for name in moving}, self.graph)
+        check_shapes(given | {name: part_of(given[name], 0) for name in moving}, self.graph)
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         decoded, events = None, []
         for first in range(0, length, CHUNK):
             part = slice(first, min(first + CHUNK, length))
             clocks = [self.code.clock(t + 1) for t in range(part.start, part.stop)]
-            now = given | {name: map_leaves(itemgetter(part), given[name]) for name in moving}
+            now = given | {name: part_of(given[name], part) for name in moving}
             cells, outputs = self._call(run.window, clocks, cells, statics, now)
             for t, clock in enumerate(clocks):
                 after = of_step(outputs, t)
@@ -249,11 +256,11 @@ class SpikingNetwork(nn.Module):
     def _call(self, function: Callable[..., Any], *given: Any) -> Any:
         """A function of the program; its last argument are the inputs."""
         with explained(given[-1]):
-            return function(self.weights, *given)
+            return function(self, *given)
 
     def neurons(self) -> dict[str, SpikingNeuron]:
         """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
-        found = self.weights.named_modules()
+        found = self.named_modules()
         return {name: module for name, module in found if isinstance(module, SpikingNeuron)}
 
     def __repr__(self) -> str:
@@ -266,37 +273,12 @@ class SpikingNetwork(nn.Module):
         return "\n".join(lines)
 
     def __reduce__(self) -> Any:
-        params = {key: self._tensor(key) for key in sorted(self.graph.param_keys())}
+        params = {key: held(self, key) for key in sorted(self.graph.param_keys())}
         return _rebuilt, (self.graph, params, self.code, self.history, self.training)
-
-    def _tensor(self, key: str) -> Tensor:
-        value: Any = self.weights
-        for part in key.split("."):
-            value = getattr(value, part)
-        assert isinstance(value, Tensor)
-        return value
 
 
 def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool) -> Any:
     return SpikingNetwork(graph, params, code, history).train(training)
-
-
-def _drop_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Let the network's keys be the ANN's own."""
-    inner = f"{prefix}weights."
-    for key in [key for key in state_dict if key.startswith(inner)]:
-        state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
-
-
-def _add_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    inner = f"{prefix}weights."
-    for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(inner)]:
-        state_dict[inner + key.removeprefix(prefix)] = state_dict.pop(key)
-
-
-def _hide_prefix(module: nn.Module, incompatible: Any) -> None:
-    for keys in (incompatible.missing_keys, incompatible.unexpected_keys):
-        keys[:] = [key.replace("weights.", "", 1) for key in keys]
 
 
 def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
@@ -310,7 +292,5 @@ def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
 
 
 def _stacked(outputs: list[Any]) -> Any:
-    def stack(*steps: Any) -> Any:
-        return torch.stack(steps) if isinstance(steps[0], Tensor) else list(steps)
-
-    return zip_leaves(stack, *outputs)
+    """Tensors on a new first axis; what is no tensor is the same at every step."""
+    return zip_leaves(lambda *steps: torch.stack(steps) if isinstance(steps[0], Tensor) else steps[0], *outputs)

@@ -11,10 +11,12 @@ from toolz import take
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from snnpipe.emit import compiled, emit, module_tree, placeholder, reader
+from snnpipe.emit import emit, module_tree, placeholder, reader
 from snnpipe.errors import CalibrationError
-from snnpipe.frozen import FrozenMap, map_leaves, thaw
+from snnpipe.frozen import FrozenMap
+from snnpipe.generated import compiled
 from snnpipe.kernels.statistic import unpadded
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.kernels.threshold import Threshold
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.fuse import NOT_LIFTED
@@ -137,7 +139,7 @@ class _Measuring(nn.Module):
                 measured = env[sites[node.name].input if at_input else node.name]
                 given = (measured, *(env[name] for name in masks))
                 summaries[node.name] = graph.call_function(_summariser(sites[node.name], state.threshold), given)
-        graph.output((thaw(map_leaves(value, state.graph.output)), summaries))
+        graph.output((value(state.graph.output), summaries))
         self.tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
         self.run = compiled(graph)
         self.inputs = tuple(node["name"] for node in state.graph.inputs)
@@ -161,7 +163,7 @@ class _Measuring(nn.Module):
                 raise CalibrationError(f"calibrate: forward(model, batch) did not call the model on batch {number}")
             return self.found
         args, kwargs = arguments(batch, self.inputs, by_key=self.by_key, number=number)
-        args, kwargs = map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        args, kwargs = zip_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         self(*args, **kwargs)
         return self.found
 
