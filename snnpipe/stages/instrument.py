@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from types import EllipsisType
+from typing import Any
 
 import attrs
 
+from snnpipe.errors import GraphError
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Ref, redirecting, unique_name
-from snnpipe.kernels.threshold import Threshold, as_threshold, percentile
+from snnpipe.kernels.threshold import THRESHOLD, Threshold, as_threshold, percentile
 from snnpipe.ops.lift import has_neurons
+from snnpipe.options import functions
 from snnpipe.rewrite import rewrite
 from snnpipe.rules.axes import channel_axis
 from snnpipe.rules.placement import PLACEMENT_RULES
@@ -17,6 +20,7 @@ from snnpipe.rules.sites import SITE_RULES, Match, SiteRule
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.state import ConversionState, Event, Levels, Site
+from snnpipe.text import shown, written
 
 NO_NEURONS = (
     lambda state: not has_neurons(state.graph),
@@ -27,7 +31,7 @@ NO_NEURONS = (
 DEFAULT_THRESHOLD = percentile(99.9)
 
 
-@stage(NOT_LIFTED, NO_NEURONS)
+@stage(NOT_LIFTED, NO_NEURONS, rules=functions("node", "graph"), statistic=THRESHOLD)
 def instrument(
     state: ConversionState,
     *,
@@ -97,7 +101,15 @@ def find_sites(graph: Graph, rules: tuple[SiteRule, ...]) -> tuple[Graph, tuple[
 
 
 def _matched(node: Node, graph: Graph, rules: tuple[SiteRule, ...]) -> Match | None:
-    return next((match for rule in rules if (match := rule(node, graph)) is not None), None)
+    for rule in rules:
+        match: Any = rule(node, graph)
+        if match is not None and not isinstance(match, Match):
+            raise GraphError(
+                f"instrument: the rule {written(rule)} said {shown(match)} of {node.name}: a Match or None"
+            )
+        if match is not None:
+            return match
+    return None
 
 
 def _site(node: str, name: str, match: Match, graph: Graph) -> Site:
