@@ -12,8 +12,19 @@ from torch import Tensor, nn
 
 from property_tests.strategies import few, inputs, relu_nets
 from snnpipe import (
-    CalibrationError, calibrate, digest, ema, instrument, maximum, mmse, percentile, pipe, scaled, state_equal,
-    threshold_iteration, trace,
+    CalibrationError,
+    calibrate,
+    digest,
+    ema,
+    instrument,
+    maximum,
+    mmse,
+    percentile,
+    pipe,
+    scaled,
+    state_equal,
+    threshold_iteration,
+    trace,
 )  # fmt: skip
 from snnpipe.kernels.histogram import BINS_PER_OCTAVE, HISTOGRAM, OCTAVES
 from snnpipe.kernels.moments import MOMENTS, Moments

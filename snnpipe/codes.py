@@ -17,10 +17,11 @@ import attrs
 
 from snnpipe.checks import Check, takes, valid
 from snnpipe.errors import InputError
-from snnpipe.options import LONGER_THAN_ONE, POSITIVE, TEXT, function, plain, whole
+from snnpipe.options import COUNTABLE, LONGER_THAN_ONE, TEXT, function, number, plain, whole
 from snnpipe.text import Call, expression, remembered
 
 _SCHEDULE = function("t")
+_BASE = number(f"must be a positive number, at most {COUNTABLE}", lambda value: 1 / COUNTABLE <= value <= COUNTABLE)
 _LEAST = 2.0**-1022  # the reciprocal of anything smaller may be infinite
 
 
@@ -221,7 +222,7 @@ def as_code(value: Any) -> Code:
 CODE = Check("must be a code", as_code, "write RATE, TD, DIFFERENTIAL, geometric(2.0) or low_pass(8.0)")
 
 
-@takes(beta=POSITIVE)
+@takes(beta=_BASE)
 @remembered
 def geometric(beta: float) -> Code:
     """Weighted spikes: the event at step t is worth ``beta**-t``.

@@ -103,12 +103,13 @@ def _optional(check: Check, value: Any) -> Any:
     return None if value is None else check.accept(value)
 
 
-def function(*arguments: str, write: str = "") -> Check:
-    """A function that can be called with such arguments."""
-    return Check(f"must be a function ({', '.join(arguments)})", functools.partial(_function, len(arguments)), write)
+def function(*arguments: str, options: bool = False, write: str = "") -> Check:
+    """A function that can be called with such arguments, and gets ``options`` by keyword or none."""
+    accept = functools.partial(_function, len(arguments), options)
+    return Check(f"must be a function ({', '.join(arguments)}{', ...' * options})", accept, write)
 
 
-def _function(count: int, value: Any) -> Any:
+def _function(count: int, options: bool, value: Any) -> Any:
     if not callable(value):
         raise TypeError
     try:
@@ -119,7 +120,8 @@ def _function(count: int, value: Any) -> Any:
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = sum(p.default is p.empty for p in positional)
     most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
-    if not needed <= count <= most:
+    further = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+    if not needed <= count <= most or (further and not options):
         ours = getattr(value, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
         raise RefusalError(called(value) if ours else f"it takes {signature}")
     return value
@@ -154,8 +156,9 @@ def countable(where: str, error: type[SnnpipeError], **factors: int) -> None:
 
 WHOLE = whole()
 NUMBER = number()
+POTENTIAL = number(f"must be a number of at most {COUNTABLE} events", lambda value: abs(value) <= COUNTABLE)
 POSITIVE = number("must be a positive number", lambda value: 0 < value < math.inf)
-LONGER_THAN_ONE = number("must be greater than 1 step", lambda value: 1 < value < math.inf)
+LONGER_THAN_ONE = number("must be greater than 1 step", lambda value: 1 < value <= COUNTABLE)
 FLAG = Check("must be True or False", _flag)
 TEXT = instance(str, "must be a string")
 PATH = instance((str, PathLike), "must be a path")

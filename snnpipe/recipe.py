@@ -22,7 +22,8 @@ from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
-from snnpipe.stages.calibrate import BATCHES, arguments, calibrate
+from snnpipe.stages.batches import BATCHES
+from snnpipe.stages.calibrate import arguments, calibrate
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.replace import replace
@@ -35,7 +36,7 @@ from snnpipe.text import Call, expression, written
 Choice = TypeVar("Choice")
 
 _OF_T = function("T", write="write always(...) for one that does not depend on T")
-_CORRECTIONS = several(function("batches"), "functions (batches, T=, code=, schedule=)")
+_CORRECTIONS = several(function("batches", options=True), "functions (batches, T=, code=, schedule=)")
 #: For arguments that are models or the states they were traced to.
 MODEL_OR_STATE = Check(MODEL.wanted, lambda value: value if isinstance(value, ConversionState) else MODEL.accept(value))
 

@@ -17,9 +17,10 @@ from torch import nn
 from snnpipe.checks import Check
 from snnpipe.errors import GraphError, StageError, listing
 from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.options import function
 from snnpipe.rules.spec import SPEC
 from snnpipe.state import ConversionState
-from snnpipe.text import Call, shown, written
+from snnpipe.text import Call, written
 
 
 class Stage(Protocol):
@@ -32,6 +33,7 @@ class Stage(Protocol):
     def __call__(self, state: ConversionState, /) -> Any: ...
 
 
+_STAGE = function("state", write="write pipe(model, trace, ...)")
 #: A precondition: what the stage wants, as (holds, sentence that says which stage to add).
 Requirement = tuple[Callable[[ConversionState], bool], str]
 
@@ -160,6 +162,5 @@ def pipe(value: Any, *stages: Callable[..., Any]) -> Any:
     '4'
     """
     for number, given in enumerate(stages, start=1):
-        if not callable(given):
-            raise StageError(f"pipe: stage {number} must be a function of a state, got {shown(given)}")
+        _STAGE.hold(given, f"stage {number}", "pipe", StageError)
     return toolz.pipe(value, *stages)

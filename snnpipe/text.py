@@ -118,16 +118,17 @@ def written(value: Any) -> str:
         return f"{{{', '.join(f'{key!r}: {written(item)}' for key, item in value.items())}}}"
     if isinstance(value, Tensor):
         return f"<Tensor {tuple(value.shape)}>"
-    return repr(value) if attrs.has(type(value)) else _short(value)
+    text = _said(value)
+    short = attrs.has(type(value)) or len(text) <= LONGEST
+    return text if text and short and " at 0x" not in text else f"<{type(value).__name__}>"
 
 
-def _short(value: Any) -> str:
-    """``repr`` where it is short and says something; digits of a number too long to print raise."""
+def _said(value: Any) -> str:
+    """``repr``, where it does not fail as that of a number with too many digits does."""
     try:
-        text = repr(value)
+        return repr(value)
     except Exception:
-        text = ""
-    return text if 0 < len(text) <= LONGEST and " at 0x" not in text else f"<{type(value).__name__}>"
+        return ""
 
 
 def shown(value: Any) -> str:

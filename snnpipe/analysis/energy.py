@@ -27,7 +27,7 @@ from snnpipe.ops.lift import Form, lift, place
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.options import RUN, SCHEDULE
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
-from snnpipe.runtime.inputs import bind, check_samples, check_shapes, encoded, sequences
+from snnpipe.runtime.inputs import bind, check_samples, check_shapes, encoded, explained, sequences
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.runtime.program import lifted_program
@@ -91,7 +91,7 @@ def account(
     before = lifted.ancestors(every_step)
     placed = place(snn.graph, temporal_inputs=moving)
     run = Run(snn.state_dict(), snn.neurons(), placed, depends_on_inputs(lifted))
-    with torch.no_grad():
+    with torch.no_grad(), explained(given):
         presented = []
         for t in range(1, T + 1):
             clock = snn.code.clock(t)

@@ -20,7 +20,7 @@ from snnpipe.options import FLAG, PATH, STEPS, several
 from snnpipe.recipe import MODEL_OR_STATE, Recipe
 from snnpipe.recipes import named
 from snnpipe.stage import pipe
-from snnpipe.stages.calibrate import BATCHES
+from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.to_snn import to_module
 from snnpipe.stages.trace import trace

@@ -12,22 +12,19 @@ from typing import Any
 import attrs
 import torch
 
-from snnpipe.checks import takes
-from snnpipe.errors import CalibrationError, StageError
+from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
 from snnpipe.kernels.histogram import Histogram
 from snnpipe.kernels.moments import Moments
 from snnpipe.kernels.moving import MovingAverage
 from snnpipe.kernels.statistic import Extrema
-from snnpipe.options import PATH, several
 from snnpipe.stage import check_state
 from snnpipe.stages.instrument import instrument
-from snnpipe.state import STATE, ConversionState, Event
+from snnpipe.state import ConversionState, Event
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Extrema, Histogram, Moments, MovingAverage)}
 
 
-@takes(StageError, state=STATE, path=PATH)
 def save_statistics(state: ConversionState, path: str | PathLike[str]) -> None:
     """Write what calibration measured to a file; the state is unchanged.
 
@@ -43,7 +40,6 @@ def save_statistics(state: ConversionState, path: str | PathLike[str]) -> None:
     torch.save(plain, path)
 
 
-@takes(path=PATH)
 def load_statistics(path: str | PathLike[str]) -> Callable[[ConversionState], ConversionState]:
     """A stage that reads the statistics of the same network from a file, instead of measuring them.
 
@@ -69,7 +65,6 @@ def load_statistics(path: str | PathLike[str]) -> Callable[[ConversionState], Co
     return stage
 
 
-@takes(StageError, others=several(STATE, "states"))
 def merge_statistics(*others: ConversionState) -> Callable[[ConversionState], ConversionState]:
     """A stage that adds what other states of the same network measured, as if one had seen all the data.
 

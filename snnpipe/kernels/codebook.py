@@ -30,10 +30,9 @@ UNIT = one_of(*UNITS)
 
 
 def _pair(value: Any) -> Any:
-    low, high = value
-    if not low <= 0 < high:
-        raise ValueError
-    return value
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError
+    return _LOW.accept(value[0]), _HIGH.accept(value[1])
 
 
 _LOW = number("must be a number of at most 0", lambda value: value <= 0)

@@ -25,17 +25,17 @@ from snnpipe.text import remembered
 
 @attrs.frozen(eq=False)
 class MovingAverage:
-    """An average over batches, and the largest value per channel, both (C,), or (1,) of a layer.
+    """An average over batches, and the largest value per channel, both (C,).
 
-    The first depends on the order of the batches, the second does not.
+    The first depends on the order of the batches, the second does not.  A layer's average is the same in every channel.
     """
 
     value: Tensor
     max: Tensor
 
     def pooled(self) -> MovingAverage:
-        """All channels taken as one, as far as that can be: the average is a layer's only if it was measured so."""
-        return MovingAverage(self.value, self.max.amax().reshape(1))
+        """All channels taken as one; right for the average if it is a layer's."""
+        return MovingAverage(self.value.amax().reshape(1), self.max.amax().reshape(1))
 
 
 @attrs.frozen
@@ -47,7 +47,8 @@ class _OfBatch:
 
     def __call__(self, x: Tensor, axis: int | None) -> MovingAverage:
         theta = self.rule(self.rule.statistic.of(x, axis, self.signed), signed=self.signed)
-        return MovingAverage(theta, channel_max(x.abs() if self.signed else x, axis))
+        largest = channel_max(x.abs() if self.signed else x, axis)
+        return MovingAverage(theta.expand_as(largest).contiguous(), largest)
 
 
 def merge_average(a: MovingAverage, b: MovingAverage, *, momentum: float) -> MovingAverage:

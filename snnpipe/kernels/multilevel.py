@@ -14,7 +14,7 @@ from snnpipe.codes import Code
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.levels import binary_digits, power_of_two, unary, whole
 from snnpipe.kernels.neuron import Neuron, encoder
-from snnpipe.options import COUNTABLE, FLAG, NUMBER, WHOLE, optional
+from snnpipe.options import COUNTABLE, FLAG, POTENTIAL, WHOLE, optional
 from snnpipe.options import whole as whole_number
 from snnpipe.text import remembered
 
@@ -22,7 +22,7 @@ from snnpipe.text import remembered
 WIRES = whole_number(most=COUNTABLE.bit_length() - 1)
 
 
-@takes(cap=WHOLE, two_sided=FLAG, v_init=NUMBER)
+@takes(cap=WHOLE, two_sided=FLAG, v_init=POTENTIAL)
 @remembered
 def burst(*, cap: int = 5, two_sided: bool = False, v_init: float = 0.5) -> Neuron:
     """The burst neuron: ``s = theta clip(floor(m / theta), 0, cap)``, up to ``cap`` spikes in a step on one wire.
@@ -45,7 +45,7 @@ def burst(*, cap: int = 5, two_sided: bool = False, v_init: float = 0.5) -> Neur
     return encoder(book, v_init=v_init)
 
 
-@takes(m=WHOLE, v_init=NUMBER)
+@takes(m=WHOLE, v_init=POTENTIAL)
 @remembered
 def group(*, m: int = 4, v_init: float = 0.5) -> Neuron:
     """The group neuron: ``m`` members with the thresholds ``k theta / m``, k = 1..m, on ``m`` wires.
@@ -65,7 +65,7 @@ def group(*, m: int = 4, v_init: float = 0.5) -> Neuron:
     return encoder(book, v_init=v_init)
 
 
-@takes(n=WIRES, v_init=NUMBER)
+@takes(n=WIRES, v_init=POTENTIAL)
 @remembered
 def one_of_n(*, n: int = 4, v_init: float = 0.0) -> Neuron:
     """The multi-threshold neuron: one of ``n`` levels theta / 2^k of either sign in a step, the nearest to m.
@@ -89,7 +89,7 @@ def one_of_n(*, n: int = 4, v_init: float = 0.0) -> Neuron:
     return encoder(book, v_init=v_init)
 
 
-@takes(n=WIRES, two_sided=FLAG, v_init=NUMBER)
+@takes(n=WIRES, two_sided=FLAG, v_init=POTENTIAL)
 @remembered
 def cascade(*, n: int = 4, two_sided: bool = True, v_init: float = 0.5) -> Neuron:
     r"""The cascade neuron: the binary expansion of m by the levels theta, theta/2, ..., on ``n`` wires in one step.
@@ -121,7 +121,7 @@ def cascade(*, n: int = 4, two_sided: bool = True, v_init: float = 0.5) -> Neuro
     levels=WHOLE,
     low=optional(whole_number(-COUNTABLE, 0, "must be a whole number of at most 0")),
     parts=optional(WHOLE),
-    v_init=NUMBER,
+    v_init=POTENTIAL,
 )
 @remembered
 def st_bif(*, levels: int = 15, low: int | None = None, parts: int | None = None, v_init: float = 0.5) -> Neuron:
@@ -151,7 +151,7 @@ def st_bif(*, levels: int = 15, low: int | None = None, parts: int | None = None
     return attrs.evolve(encoder(book, v_init=v_init), objection=_too_small)
 
 
-@takes(levels=optional(WHOLE), parts=WHOLE, v_init=NUMBER)
+@takes(levels=optional(WHOLE), parts=WHOLE, v_init=POTENTIAL)
 @remembered
 def graded(*, levels: int | None = None, parts: int = 1, v_init: float = 0.5) -> Neuron:
     """The graded neuron: ``s = step clip(floor(m / step + v_init), -levels, levels)`` with step = theta / parts.

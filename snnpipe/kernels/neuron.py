@@ -22,7 +22,7 @@ from snnpipe.errors import StageError
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.kernels.codebook import BINARY, SIGNED, UNIT, Codebook
 from snnpipe.kernels.encoder import TWO_SIDED, encode, encode_init, wire_spikes
-from snnpipe.options import FLAG, LONGER_THAN_ONE, MAPPING, NUMBER, TEXT, WHOLE, function, instance, optional
+from snnpipe.options import FLAG, LONGER_THAN_ONE, MAPPING, POTENTIAL, TEXT, WHOLE, function, instance, optional
 from snnpipe.options import whole as whole_number
 from snnpipe.text import Call, expression, remembered
 
@@ -35,6 +35,10 @@ def nonzero(events: Tensor, theta: Tensor, **options: Any) -> Tensor:
 def any_code(code: Code) -> str:
     """No objection."""
     return ""
+
+
+_STEP = function("state", "z", "theta", "clock", options=True)
+_SPIKES = function("events", "theta", options=True)
 
 
 @attrs.frozen
@@ -61,14 +65,14 @@ class Neuron:
     """
 
     name: str = attrs.field(validator=valid(TEXT))
-    init: Callable[..., Any] = attrs.field(validator=valid(function("theta")))
-    step: Callable[..., tuple[Any, Tensor]] = attrs.field(validator=valid(function("state", "z", "theta", "clock")))
+    init: Callable[..., Any] = attrs.field(validator=valid(function("theta", options=True)))
+    step: Callable[..., tuple[Any, Tensor]] = attrs.field(validator=valid(_STEP))
     unit: str = attrs.field(default="binary", validator=valid(UNIT))
     options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
     wires: int = attrs.field(default=1, validator=valid(WHOLE))
     alphabet: str = attrs.field(default="", validator=valid(TEXT))
     state: int = attrs.field(default=1, validator=valid(whole_number(0)))
-    spikes: Callable[..., Tensor] = attrs.field(default=nonzero, validator=valid(function("events", "theta")))
+    spikes: Callable[..., Tensor] = attrs.field(default=nonzero, validator=valid(_SPIKES))
     two_sided: bool = attrs.field(default=False, validator=valid(FLAG))
     caps: bool = attrs.field(default=False, validator=valid(FLAG))
     objection: Callable[[Code], str] = attrs.field(default=any_code, validator=valid(function("code")))
@@ -111,7 +115,7 @@ def check_signed(neuron: Neuron) -> None:
 
 @takes(
     codebook=instance(Codebook, "must be a Codebook", 'write encoder(Codebook("mine", whole, "multi-level", 0, 3))'),
-    v_init=NUMBER,
+    v_init=POTENTIAL,
 )
 @remembered
 def encoder(codebook: Codebook, *, v_init: float = 0.5) -> Neuron:
@@ -143,7 +147,7 @@ def encoder(codebook: Codebook, *, v_init: float = 0.5) -> Neuron:
     )
 
 
-@takes(v_init=NUMBER, v_reset=optional(NUMBER))
+@takes(v_init=POTENTIAL, v_reset=optional(POTENTIAL))
 @remembered
 def integrate_and_fire(*, v_init: float = 0.5, v_reset: float | None = None) -> Neuron:
     """The IF neuron; binary events.
@@ -172,7 +176,7 @@ def lif_step(v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, tau: float, *
     return encode((1.0 - 1.0 / tau) * v, z, theta, clock, **options)
 
 
-@takes(tau=LONGER_THAN_ONE, v_init=NUMBER, v_reset=optional(NUMBER))
+@takes(tau=LONGER_THAN_ONE, v_init=POTENTIAL, v_reset=optional(POTENTIAL))
 @remembered
 def leaky_integrate_and_fire(*, tau: float, v_init: float = 0.5, v_reset: float | None = None) -> Neuron:
     """The LIF neuron with time constant ``tau`` > 1 in steps; binary events.
@@ -185,7 +189,7 @@ def leaky_integrate_and_fire(*, tau: float, v_init: float = 0.5, v_reset: float 
     return attrs.evolve(made, name="lif", step=lif_step, options=options, caps=False, objection=_forgets)
 
 
-@takes(v_init=NUMBER)
+@takes(v_init=POTENTIAL)
 @remembered
 def signed_memory(*, v_init: float = 0.5) -> Neuron:
     """The signed-memory neuron; events in {-theta, 0, theta}.

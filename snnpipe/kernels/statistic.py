@@ -42,7 +42,7 @@ class Statistic:
 
     name: str = attrs.field(validator=valid(TEXT))
     summarise: Callable[[Tensor, int | None], Any] = attrs.field(validator=valid(_SUMMARISE))
-    merge: Callable[..., Any] = attrs.field(validator=valid(function("a", "b")))
+    merge: Callable[..., Any] = attrs.field(validator=valid(function("a", "b", options=True)))
     options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
     at: str = attrs.field(default="output", validator=valid(one_of("output", "input")))
     signed: Callable[[Tensor, int | None], Any] | None = attrs.field(

@@ -49,7 +49,7 @@ class Threshold:
 
     name: str = attrs.field(validator=valid(TEXT, ThresholdError))
     statistic: Statistic = attrs.field(validator=valid(_STATISTIC, ThresholdError))
-    theta: Callable[..., Tensor] = attrs.field(validator=valid(function("summary"), ThresholdError))
+    theta: Callable[..., Tensor] = attrs.field(validator=valid(function("summary", options=True), ThresholdError))
     options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
     per: str = attrs.field(default="channel", validator=valid(GRANULARITY, ThresholdError))
     signed: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))

@@ -17,7 +17,7 @@ from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.options import RUN
 from snnpipe.runtime.activations import activations
-from snnpipe.runtime.inputs import bind, check_delay, check_samples, explained
+from snnpipe.runtime.inputs import bind, check_delay, check_samples
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 
 #: The readout keeps at least so many steps.
@@ -57,7 +57,7 @@ def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> in
     check_delay(min(1, longest), T, snn.code)
     given = bind(snn.graph, inputs, named)
     check_samples("readout_delay", given)
-    with torch.no_grad(), explained(given):
+    with torch.no_grad():
         found = activations(snn.graph)(snn.weights, given)
     begins: dict[str, float] = {}
     for node in snn.graph:

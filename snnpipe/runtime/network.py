@@ -80,6 +80,9 @@ class SpikingNetwork(nn.Module):
     @takes(graph=instance(Graph, "must be a graph", "write to_snn(state)"), params=MAPPING, code=CODE)
     def __init__(self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()) -> None:
         super().__init__()
+        missing = sorted(graph.param_keys() - params.keys())
+        if missing:
+            raise InputError(f"SpikingNetwork: params has no {', '.join(missing)}; to_snn(state) makes the network")
         self.graph, self.code, self.history = graph, code, history
         self.weights = module_tree(graph, params)
         self._every = frozenset(node["name"] for node in graph.inputs)

@@ -16,8 +16,8 @@ from snnpipe.graph import Param
 from snnpipe.kernels.statistic import EXTREMA
 from snnpipe.options import RUN, one_of
 from snnpipe.stage import BoundStage
-from snnpipe.stages.calibrate import MAX_BATCHES
-from snnpipe.stages.correct import BATCHES, HAS_NEURONS
+from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.prefix import as_events, bound, detached, every_step
 from snnpipe.stages.thresholds import filled, like_network
@@ -25,7 +25,7 @@ from snnpipe.state import ConversionState, Event
 from snnpipe.text import remembered
 
 
-@takes(StageError, batches=BATCHES, T=RUN, per=one_of("layer", "channel"), code=CODE, max_batches=MAX_BATCHES)
+@takes(StageError, batches=BATCHES_AND_T, T=RUN, per=one_of("layer", "channel"), code=CODE, max_batches=MAX_BATCHES)
 @remembered
 def balance(
     batches: Iterable[Any], *, T: int, per: str = "layer", code: Code = RATE, max_batches: int | None = None

@@ -11,14 +11,15 @@ from toolz import take
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
-from snnpipe.checks import Check, takes
+from snnpipe.checks import takes
 from snnpipe.emit import compiled, emit, module_tree, placeholder, reader
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap, map_leaves, thaw
 from snnpipe.kernels.statistic import unpadded
 from snnpipe.kernels.threshold import Threshold
-from snnpipe.options import FLAG, TEXT, WHOLE, function, instance, optional
+from snnpipe.options import FLAG, TEXT, function, optional
 from snnpipe.stage import BoundStage, check_state
+from snnpipe.stages.batches import BATCHES, DEVICE, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrument
 from snnpipe.state import ConversionState, Event, Levels, Site
@@ -28,30 +29,9 @@ from snnpipe.text import remembered
 INPUT_KEYS = ("input", "image", "images", "img", "x", "data", "pixel_values")
 
 
-def _iterable(value: Any) -> Iterable[Any]:
-    """Not one batch, nor what stands elsewhere in a pipeline."""
-    other = isinstance(value, Mapping | str | bytes | ConversionState | nn.Module) or hasattr(value, "__array__")
-    if other or not isinstance(value, Iterable):
-        raise TypeError
-    return value
-
-
-def _device(value: Any) -> torch.device:
-    return torch.device(value) if isinstance(value, str) else _DEVICE.accept(value)
-
-
-_DEVICE = instance(torch.device, 'must be a device, such as "cpu" or "cuda"')
-#: For arguments that are data, and for the number of batches to read.
-BATCHES = Check(
-    "must be an iterable of batches", _iterable, "write {where}(loader), or {where}([x]) for one tensor",
-    CalibrationError,
-)  # fmt: skip
-MAX_BATCHES = optional(WHOLE)
-
-
 @takes(
     CalibrationError, batches=BATCHES, forward=optional(function("model", "batch")), mask=optional(TEXT),
-    max_batches=MAX_BATCHES, progress=FLAG, device=optional(attrs.evolve(_DEVICE, accept=_device)),
+    max_batches=MAX_BATCHES, progress=FLAG, device=optional(DEVICE),
 )  # fmt: skip
 @remembered
 def calibrate(

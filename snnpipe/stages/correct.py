@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-import attrs
 from torch import Tensor
 
 from snnpipe.checks import takes
@@ -20,8 +19,7 @@ from snnpipe.ops.lift import has_neurons
 from snnpipe.options import RUN, SCHEDULE, WHOLE, one_of
 from snnpipe.stage import BoundStage
 from snnpipe.stages.adjust import Adjustment, Seen, adjusted
-from snnpipe.stages.calibrate import BATCHES as DATA
-from snnpipe.stages.calibrate import MAX_BATCHES
+from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.text import remembered
 
@@ -36,11 +34,9 @@ def _input_error(seen: Seen) -> Tensor:
     return seen.z - seen.z_snn
 
 
-#: For stages that take data and the number of steps.
-BATCHES = attrs.evolve(DATA, write="write {where}(loader, T=...), or {where}([x], T=...) for one tensor")
 _PER = one_of("channel", "neuron")
 _options = partial(
-    takes, StageError, batches=BATCHES, T=RUN, per=_PER, code=CODE, schedule=SCHEDULE, max_batches=MAX_BATCHES
+    takes, StageError, batches=BATCHES_AND_T, T=RUN, per=_PER, code=CODE, schedule=SCHEDULE, max_batches=MAX_BATCHES
 )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from types import EllipsisType
-from typing import Any
 
 import attrs
 
-from snnpipe.errors import GraphError
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Ref, redirecting, unique_name
 from snnpipe.kernels.threshold import THRESHOLD, Threshold, as_threshold, percentile
@@ -20,7 +18,6 @@ from snnpipe.rules.sites import SITE_RULES, Match, SiteRule
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.state import ConversionState, Event, Levels, Site
-from snnpipe.text import shown, written
 
 NO_NEURONS = (
     lambda state: not has_neurons(state.graph),
@@ -101,15 +98,7 @@ def find_sites(graph: Graph, rules: tuple[SiteRule, ...]) -> tuple[Graph, tuple[
 
 
 def _matched(node: Node, graph: Graph, rules: tuple[SiteRule, ...]) -> Match | None:
-    for rule in rules:
-        match: Any = rule(node, graph)
-        if match is not None and not isinstance(match, Match):
-            raise GraphError(
-                f"instrument: the rule {written(rule)} said {shown(match)} of {node.name}: a Match or None"
-            )
-        if match is not None:
-            return match
-    return None
+    return next((match for rule in rules if (match := rule(node, graph)) is not None), None)
 
 
 def _site(node: str, name: str, match: Match, graph: Graph) -> Site:

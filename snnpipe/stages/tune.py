@@ -21,20 +21,22 @@ from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref, refs, unique_name
-from snnpipe.options import FLAG, POSITIVE, RUN, SCHEDULE, WHOLE
+from snnpipe.options import FLAG, RUN, SCHEDULE, WHOLE, number
 from snnpipe.rules.axes import LAYER_AXIS
 from snnpipe.runtime.activations import activations
 from snnpipe.stage import BoundStage
-from snnpipe.stages.calibrate import MAX_BATCHES
-from snnpipe.stages.correct import BATCHES, HAS_NEURONS
+from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.prefix import Prefix, as_events, at_once, bound, detached, every_step, split
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import remembered
 
+_RATE = number("must be a positive number, at most 1000", lambda value: 0 < value <= 1000)
+
 
 @takes(
-    StageError, batches=BATCHES, T=RUN, code=CODE, schedule=SCHEDULE, epochs=WHOLE, lr=POSITIVE, batch_size=WHOLE,
+    StageError, batches=BATCHES_AND_T, T=RUN, code=CODE, schedule=SCHEDULE, epochs=WHOLE, lr=_RATE, batch_size=WHOLE,
     max_batches=MAX_BATCHES, progress=FLAG,
 )  # fmt: skip
 @remembered
