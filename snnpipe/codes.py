@@ -107,7 +107,7 @@ class Code:
         return self.name
 
     def __repr__(self) -> str:
-        return self.name if CODES.get(self.name) is self else expression(self)
+        return self.name if CODES.get(self.name) == self else expression(self)
 
 
 def _one(t: int) -> float:

@@ -122,7 +122,7 @@ def _function(count: int, options: bool, value: Any) -> Any:
     most = math.inf if any(p.kind is p.VAR_POSITIONAL for p in parameters) else len(positional)
     further = any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
     if not needed <= count <= most or (further and not options):
-        ours = getattr(value, "__module__", "").partition(".")[0] == __name__.partition(".")[0]
+        ours = (getattr(value, "__module__", None) or "").partition(".")[0] == __name__.partition(".")[0]
         raise RefusalError(called(value) if ours else f"it takes {signature}")
     return value
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import attrs
 from torch import nn
 
-from snnpipe.checks import Check, takes, valid
+from snnpipe.checks import Check, RefusalError, takes, valid
 from snnpipe.codes import CODE, RATE, Code
 from snnpipe.errors import InputError, StageError
 from snnpipe.frozen import FrozenMap
@@ -35,7 +35,15 @@ from snnpipe.text import Call, expression, written
 
 Choice = TypeVar("Choice")
 
-_OF_T = function("T", write="write always(...) for one that does not depend on T")
+
+def _of_steps(value: Any) -> Any:
+    """A rule or a code is no function of T, though a rule can be called."""
+    if isinstance(value, Threshold | Code):
+        raise RefusalError(f"write always({value!r})")
+    return function("T").accept(value)
+
+
+_OF_T = Check("must be a function (T)", _of_steps, "write always(...) for what does not depend on T")
 _CORRECTIONS = several(function("batches", options=True), "functions (batches, T=, code=, schedule=)")
 #: For arguments that are models or the states they were traced to.
 MODEL_OR_STATE = Check(MODEL.wanted, lambda value: value if isinstance(value, ConversionState) else MODEL.accept(value))
