@@ -68,6 +68,15 @@ def remembered(fn: Callable[P, R]) -> Callable[P, R]:
     return making
 
 
+class Configured(functools.partial[Any]):
+    """A function with some of its options given; ``repr`` is the call that gave them."""
+
+    def __repr__(self) -> str:
+        parameters = inspect.signature(self.func).parameters
+        given = {key: value for key, value in self.keywords.items() if not same(value, parameters[key].default)}
+        return f"{written(self.func)}({_arguments(given, [])})"
+
+
 def expression(record: Any) -> str:
     """The call that makes a record: of the function it was made by, where that gives the same, or of its class."""
     call = record.made
@@ -105,7 +114,7 @@ def written(value: Any) -> str:
     >>> written((written, {"a": 0.5}, functools.partial(written, value=1)))
     "(written, {'a': 0.5}, partial(written, value=1))"
     """
-    if isinstance(value, functools.partial):
+    if isinstance(value, functools.partial) and not isinstance(value, Configured):
         arguments = [written(item) for item in value.args] + [f"{k}={written(v)}" for k, v in value.keywords.items()]
         return f"partial({', '.join([written(value.func), *arguments])})"
     if inspect.isroutine(value) or inspect.isclass(value):
@@ -119,7 +128,7 @@ def written(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"<Tensor {tuple(value.shape)}>"
     text = _said(value)
-    short = attrs.has(type(value)) or len(text) <= LONGEST
+    short = attrs.has(type(value)) or isinstance(value, Configured) or len(text) <= LONGEST
     return text if text and short and " at 0x" not in text else f"<{type(value).__name__}>"
 
 

@@ -315,6 +315,8 @@ def test_repr_of_stages_with_data():
     assert repr(calibrate([X])(max_batches=3)) == "calibrate([<Tensor (8, 3)>], max_batches=3)"
     assert repr(correct_bias([X], T=4, code=TD)) == "correct_bias([<Tensor (8, 3)>], T=4, code=TD)"
     assert repr(correct_weights(iter([X]), T=4)) == "correct_weights(<list_iterator>, T=4)"
+    assert repr(trace(example=X, leaves=[nn.Linear])) == "trace(example=<Tensor (8, 3)>, leaves=(Linear,))"
+    assert repr(trace()) == "trace()"
     assert repr(balance([X], T=4)) == "balance([<Tensor (8, 3)>], T=4)"
 
 

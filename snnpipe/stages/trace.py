@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -18,6 +17,7 @@ from snnpipe.frozen import EMPTY
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.state import ConversionState, Event
+from snnpipe.text import Configured
 
 
 def _model(value: Any) -> Any:
@@ -91,7 +91,7 @@ def trace(
             "leaves": leaves,
             "unsafe_share": unsafe_share,
         }
-        return partial(trace, example=example, **options)
+        return Configured(trace, example=example, **options)
     if example is not None and (inputs is not None or leaves):
         raise StageError(
             "trace: inputs= and leaves= are for symbolic tracing; with example=, what it holds is an input"
