@@ -11,11 +11,24 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from property_tests.strategies import few, inputs, relu_nets
-from snnpipe import CalibrationError, calibrate, digest, ema, instrument, maximum, percentile, pipe, state_equal, trace
-from snnpipe.kernels.gaussian import threshold_iteration
+from snnpipe import (
+    CalibrationError,
+    calibrate,
+    digest,
+    ema,
+    instrument,
+    maximum,
+    mmse,
+    percentile,
+    pipe,
+    scaled,
+    state_equal,
+    threshold_iteration,
+    trace,
+)  # fmt: skip
 from snnpipe.kernels.histogram import BINS_PER_OCTAVE, HISTOGRAM, OCTAVES
 from snnpipe.kernels.moments import MOMENTS, Moments
-from snnpipe.kernels.statistic import EXTREMA, Statistic, merge_moving_max, summarise_moving_max
+from snnpipe.kernels.statistic import EXTREMA, Statistic
 
 MONOIDS = (EXTREMA, HISTOGRAM)
 
@@ -167,8 +180,27 @@ def test_a_merge_that_prefers_its_first_argument_would_be_seen():
 
 
 def test_the_moving_average_is_not_commutative():
-    a, b = (summarise_moving_max(torch.tensor([[v]]), 1) for v in (1.0, 2.0))
-    assert not same(merge_moving_max(a, b, momentum=0.1), merge_moving_max(b, a, momentum=0.1))
+    statistic = ema(0.1).statistic
+    a, b = summaries(statistic, [torch.tensor([[v]]) for v in (1.0, 2.0)])
+    assert not same(statistic.merge(a, b, momentum=0.1), statistic.merge(b, a, momentum=0.1))
+
+
+@pytest.mark.parametrize("per", ["channel", "layer", "neuron"])
+@pytest.mark.parametrize("of", [maximum(), scaled(0.5), percentile(90.0), mmse(4), threshold_iteration(3)], ids=str)
+@given(data=st.data())
+def test_a_moving_average_is_the_loop_over_the_batches(per, of, data):
+    xs = [x.float().relu() for x in data.draw(batches(data.draw(st.integers(1, 4))))]
+    rule = ema(0.3, of=of, per=per)
+    thetas = [attrs.evolve(of, per=per)(of.statistic.summarise(x, 1)) for x in xs]
+    expected = thetas[0]
+    for theta in thetas[1:]:
+        expected = 0.7 * expected + 0.3 * theta
+    found = summaries(rule.statistic, xs)
+    total = found[0]
+    for summary in found[1:]:
+        total = rule.statistic.merge(total, summary, **rule.statistic.options)
+    assert torch.equal(rule(total), expected)
+    assert torch.equal(total.max, torch.stack([x.amax(0) for x in xs]).amax(0))
 
 
 #: Values are rounded to bfloat16 (1/256 relative) and then fall into bins 1/32 of an octave's start wide.

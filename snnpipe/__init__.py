@@ -4,7 +4,7 @@
 >>> from snnpipe import pipe, trace, fuse, calibrate, to_snn
 """
 
-from snnpipe import recipes as recipes
+from snnpipe import recipes
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
 from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.costs import Account
@@ -26,12 +26,16 @@ from snnpipe.errors import (
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.gaussian import threshold_iteration
+from snnpipe.kernels.moving import ema
 from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n, st_bif
 from snnpipe.kernels.neuron import Neuron, encoder, integrate_and_fire, leaky_integrate_and_fire, signed_memory
 from snnpipe.kernels.optimal import local_threshold_balancing, mmse
 from snnpipe.kernels.repair import repaired
-from snnpipe.kernels.threshold import Threshold, ema, maximum, percentile, scaled
+from snnpipe.kernels.statistic import Statistic
+from snnpipe.kernels.threshold import Threshold, maximum, percentile, scaled
 from snnpipe.ops.quantisers import QCFS
+from snnpipe.rewrite import Declined, Rewrite
+from snnpipe.rules.fusion import FUSE_RULES
 from snnpipe.rules.operands import BOTTLENECK_RULES, TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
 from snnpipe.runtime.delay import readout_delay
@@ -55,15 +59,16 @@ from snnpipe.state import ConversionState, Event, Levels, Site, digest, state_eq
 __version__ = "0.1.0"
 
 __all__ = [
-    "BOTTLENECK_RULES", "DIFFERENTIAL", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES", "Account",
-    "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Encoding", "Event", "GraphError", "InputError",
-    "Levels", "Neuron", "Site", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Sweep", "Threshold",
-    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "account", "balance", "burst",
-    "calibrate", "cascade", "check", "constant", "correct_bias", "correct_potential", "correct_threshold",
-    "correct_weights", "digest", "ema", "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric",
-    "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics",
-    "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n",
-    "percentile", "pipe", "poisson", "readout_delay", "repaired", "replace", "report", "restarted", "save_statistics",
+    "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
+    "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
+    "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SnnpipeError", "SpikeCount",
+    "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
+    "TraceError", "UnsupportedError", "Verdict", "account", "balance", "burst", "calibrate", "cascade", "check",
+    "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",
+    "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
+    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
+    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe",
+    "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics",
     "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
     "threshold_iteration", "to_module", "to_snn", "trace",
 ]  # fmt: skip

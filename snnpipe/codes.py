@@ -11,9 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
+
+from snnpipe.checks import Check, takes, valid
+from snnpipe.errors import InputError
+from snnpipe.options import COUNTABLE, LONGER_THAN_ONE, TEXT, function, number, plain, whole
+from snnpipe.text import Call, expression, remembered
+
+_SCHEDULE = function("t")
+_BASE = number(f"must be a positive number, at most {COUNTABLE}", lambda value: 1 / COUNTABLE <= value <= COUNTABLE)
+_LEAST = 2.0**-1022  # the reciprocal of anything smaller may be infinite
 
 
 class Clock(NamedTuple):
@@ -50,17 +59,35 @@ class Code:
     [1.0, 0.0, 0.0]
     """
 
-    name: str
-    alpha: Callable[[int], float]
-    a: Callable[[int], float]
+    name: str = attrs.field(validator=valid(TEXT))
+    alpha: Callable[[int], float] = attrs.field(validator=valid(_SCHEDULE))
+    a: Callable[[int], float] = attrs.field(validator=valid(_SCHEDULE))
+    made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
 
     def clock(self, t: int) -> Clock:
-        """The code at step ``t`` (from 1): ``kappa_t = (1 - alpha_t [t > 1]) / a_t``."""
-        a = self.a(t)
+        """The code at step ``t`` (from 1): ``kappa_t = (1 - alpha_t [t > 1]) / a_t``.
+
+        Raises:
+            InputError: the schedules leave the numbers that a float can say.
+        """
+        a = self._said("a", t, 0.0)
         if t == 1:
             return Clock(t, 0.0, a, 1.0 / a, 1.0)
-        alpha = self.alpha(t)
-        return Clock(t, alpha, a, (1.0 - alpha) / a, alpha * self.a(t - 1) / a)
+        alpha = self._said("alpha", t, -math.inf)
+        return Clock(t, alpha, a, (1.0 - alpha) / a, alpha * self._said("a", t - 1, 0.0) / a)
+
+    def _said(self, schedule: str, t: int, above: float) -> float:
+        """What a schedule says of step ``t``: a finite number, and ``a`` a positive one whose reciprocal is finite."""
+        try:
+            value = plain(getattr(self, schedule)(t))
+        except OverflowError:
+            value = math.inf
+        if not isinstance(value, int | float) or not above < value < math.inf or (schedule == "a" and value < _LEAST):
+            wanted = "positive and finite" if schedule == "a" else "finite"
+            raise InputError(
+                f"{self}: {schedule}({t}) is {value!r}, it must be a number, {wanted}; use fewer steps, or another code"
+            )
+        return float(value)
 
     @property
     def steady(self) -> bool:
@@ -76,8 +103,11 @@ class Code:
         clocks = [self.clock(t) for t in range(1, T + 1)]
         return tuple(clock.a * math.prod(later.alpha for later in clocks[clock.t :]) for clock in clocks)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return self.name
+
+    def __repr__(self) -> str:
+        return self.name if CODES.get(self.name) == self else expression(self)
 
 
 def _one(t: int) -> float:
@@ -120,7 +150,7 @@ class _Rest:
         return 1.0 - self.of(t)
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class _Rate(Code):
     """RATE in closed form: kappa and gain are 1 exactly, where the quotients would round."""
 
@@ -133,9 +163,6 @@ class _Rate(Code):
 
     def worth(self, T: int) -> tuple[float, ...]:
         return (1.0 / T,) * T
-
-    def __repr__(self) -> str:
-        return self.name
 
 
 @attrs.frozen(repr=False)
@@ -174,18 +201,40 @@ TD = Code("TD", _one, _one)
 #: The decoded value is the sum of the events weighted by 1/t (differential coding, DCGS, ICML 2025).
 DIFFERENTIAL = Code("DIFFERENTIAL", _one, _reciprocal)
 
+#: The codes that have no options, by name.
+CODES = {code.name: code for code in (RATE, TD, DIFFERENTIAL)}
 
+
+def as_code(value: Any) -> Code:
+    """A code as it is, or the one without options of that name.
+
+    >>> as_code("TD") is TD
+    True
+    """
+    if isinstance(value, Code):
+        return value
+    if isinstance(value, str) and value in CODES:
+        return CODES[value]
+    raise TypeError
+
+
+#: For arguments that are codes.
+CODE = Check("must be a code", as_code, "write RATE, TD, DIFFERENTIAL, geometric(2.0) or low_pass(8.0)")
+
+
+@takes(beta=_BASE)
+@remembered
 def geometric(beta: float) -> Code:
     """Weighted spikes: the event at step t is worth ``beta**-t``.
 
     >>> geometric(2.0).clock(3).a
     0.125
     """
-    if not beta > 0:
-        raise ValueError(f"geometric: beta must be positive, got {beta!r}")
     return Code(f"geometric({beta:g})", _one, _Geometric(beta))
 
 
+@takes(tau=LONGER_THAN_ONE)
+@remembered
 def low_pass(tau: float) -> Code:
     r"""The mean of the events in which older ones fade: an event s steps old weighs ``(1 - 1/tau)^s``.
 
@@ -205,12 +254,12 @@ def low_pass(tau: float) -> Code:
     >>> [round(w, 3) for w in low_pass(2.0).worth(3)]
     [0.143, 0.286, 0.571]
     """
-    if not tau > 1:
-        raise ValueError(f"low_pass: tau must be greater than 1 step, got {tau!r}")
     keep = 1.0 - 1.0 / tau
     return _LowPass(f"low_pass({tau:g})", _Rest(_Newest(keep)), _Newest(keep), keep)
 
 
+@takes(tau=whole(wanted="is a number of steps, a whole number of at least 1"))
+@remembered
 def restarted(tau: int) -> Code:
     """RATE, begun anew after ``tau`` steps: the running mean of the events since then.
 
@@ -220,6 +269,4 @@ def restarted(tau: int) -> Code:
     >>> [restarted(2).clock(t).alpha for t in (1, 2, 3, 4)]
     [0.0, 0.5, 0.0, 0.5]
     """
-    if not isinstance(tau, int) or tau < 1:
-        raise ValueError(f"restarted: tau is a number of steps, at least 1, got {tau!r}")
     return _Restarted(f"RATE after {tau}", _before, _reciprocal, tau)

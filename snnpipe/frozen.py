@@ -63,6 +63,11 @@ class FrozenMap(Mapping[K, V]):
         return FrozenMap, (dict(self._data),)
 
 
+def as_map(value: Any) -> Any:
+    """A mapping that cannot be changed; what is none as it is."""
+    return FrozenMap(value) if isinstance(value, Mapping) else value
+
+
 #: The map with nothing in it.
 EMPTY: FrozenMap[Any, Any] = FrozenMap()
 

@@ -3,31 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 from torch import nn
 
-from snnpipe.codes import RATE, Code
+from snnpipe.checks import Check, RefusalError, takes, valid
+from snnpipe.codes import CODE, RATE, Code
+from snnpipe.errors import InputError, StageError
+from snnpipe.frozen import FrozenMap
 from snnpipe.kernels.codebook import Codebook
-from snnpipe.kernels.neuron import Neuron
+from snnpipe.kernels.neuron import NEURON, Neuron
 from snnpipe.kernels.optimal import mmse
-from snnpipe.kernels.threshold import Threshold
+from snnpipe.kernels.threshold import RULE, Threshold
+from snnpipe.options import SCHEDULE, STEPS, TEXT, function, functions, instance, optional, several, whole
 from snnpipe.rules.sites import SITE_RULES, SiteRule
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
+from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.calibrate import arguments, calibrate
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.replace import replace
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.to_snn import to_snn
-from snnpipe.stages.trace import trace
+from snnpipe.stages.trace import MODEL, trace
 from snnpipe.state import ConversionState
+from snnpipe.text import Call, expression, written
 
 Choice = TypeVar("Choice")
+
+
+def _of_steps(value: Any) -> Any:
+    """A rule or a code is no function of T, though a rule can be called."""
+    if isinstance(value, Threshold | Code):
+        raise RefusalError(f"write always({value!r})")
+    return function("T").accept(value)
+
+
+_OF_T = Check("must be a function (T)", _of_steps, "write always(...) for what does not depend on T")
+_CORRECTIONS = several(function("batches", options=True), "functions (batches, T=, code=, schedule=)")
+#: For arguments that are models or the states they were traced to.
+MODEL_OR_STATE = Check(MODEL.wanted, lambda value: value if isinstance(value, ConversionState) else MODEL.accept(value))
 
 
 @attrs.frozen
@@ -46,16 +65,20 @@ class Recipe:
         rules: where the sites are.
     """
 
-    name: str
-    threshold: Callable[[int], Threshold]
-    neuron: Neuron
-    code: Callable[[int], Code] = attrs.field(factory=lambda: always(RATE))
-    schedule: str = "step"
-    pre: int = 0
-    corrections: tuple[Callable[..., Any], ...] = ()
-    delay: Callable[[SpikingNetwork, Iterable[Any], int], int] | None = None
-    rules: tuple[SiteRule, ...] = SITE_RULES
+    name: str = attrs.field(validator=valid(TEXT))
+    threshold: Callable[[int], Threshold] = attrs.field(validator=valid(_OF_T))
+    neuron: Neuron = attrs.field(validator=valid(NEURON))
+    code: Callable[[int], Code] = attrs.field(factory=lambda: always(RATE), validator=valid(_OF_T))
+    schedule: str = attrs.field(default="step", validator=valid(SCHEDULE))
+    pre: int = attrs.field(default=0, validator=valid(whole(0)))
+    corrections: tuple[Callable[..., Any], ...] = attrs.field(default=(), validator=valid(_CORRECTIONS))
+    delay: Callable[[SpikingNetwork, Iterable[Any], int], int] | None = attrs.field(
+        default=None, validator=valid(optional(function("snn", "batches", "T")))
+    )
+    rules: tuple[SiteRule, ...] = attrs.field(default=SITE_RULES, validator=valid(functions("node", "graph")))
+    made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
 
+    @takes(InputError, model=MODEL_OR_STATE, batches=BATCHES, T=STEPS)
     def __call__(self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int) -> Converted:
         """Convert for ``T`` steps; the model or state is unchanged.
 
@@ -65,7 +88,8 @@ class Recipe:
             T: steps, those of a first pass not counted.
         """
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
-        rule, code = self.threshold(T), self.code(T)
+        rule = RULE.hold(self.threshold(T), f"threshold({T})", self.name, StageError)
+        code = CODE.hold(self.code(T), f"code({T})", self.name, StageError)
         state = pipe(state, fuse, instrument(rules=self.rules, statistic=rule), calibrate(batches))
         state = pipe(state, replace(neuron=self.neuron, threshold=rule))
         for correct in self.corrections:
@@ -73,8 +97,15 @@ class Recipe:
         snn = pipe(state, td_rewrite(code=code), to_snn)
         return Converted(self, snn, T, self.delay(snn, batches, T) if self.delay else 0)
 
+    def __repr__(self) -> str:
+        return expression(self)
+
     def __str__(self) -> str:
         return self.name
+
+
+#: For arguments that are recipes.
+RECIPE = instance(Recipe, "must be a recipe", "write recipes.snm()")
 
 
 @attrs.frozen(eq=False)
@@ -109,9 +140,37 @@ class Converted:
         return self.snn(*inputs, T=self.steps, schedule=self.recipe.schedule, delay=first, **named)
 
 
+@attrs.frozen
+class _Always(Generic[Choice]):
+    choice: Choice
+
+    def __call__(self, T: int) -> Choice:
+        return self.choice
+
+    def __repr__(self) -> str:
+        return f"always({written(self.choice)})"
+
+
 def always(choice: Choice) -> Callable[[int], Choice]:
     """What is chosen whatever T is."""
-    return lambda T: choice
+    return _Always(choice)
+
+
+@attrs.frozen
+class _With:
+    correction: Callable[..., Any]
+    options: FrozenMap[str, Any]
+
+    def __call__(self, batches: Any, **given: Any) -> Any:
+        return self.correction(batches, **self.options | given)
+
+    def __repr__(self) -> str:
+        return f"correcting({written(self.correction)}, {', '.join(f'{k}={v!r}' for k, v in self.options.items())})"
+
+
+def correcting(correction: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """A correction with options of its own."""
+    return _With(correction, FrozenMap(options))
 
 
 def estimated(snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
@@ -121,12 +180,35 @@ def estimated(snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
     return readout_delay(snn, *args, T=T, **kwargs)
 
 
+@attrs.frozen
+class _Part:
+    share: float
+
+    def __call__(self, snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
+        return int(self.share * T)
+
+    def __repr__(self) -> str:
+        return f"part({self.share})"
+
+
 def part(share: float) -> Callable[[SpikingNetwork, Iterable[Any], int], int]:
     """A delay of a share of the steps."""
-    return lambda snn, batches, T: int(share * T)
+    return _Part(share)
+
+
+@attrs.frozen
+class _Fitted:
+    neuron: Neuron
+    rule: Callable[..., Threshold]
+
+    def __call__(self, T: int) -> Threshold:
+        book: Codebook = self.neuron.options["codebook"]
+        return self.rule(T, levels=int(book.high), top=float(book.top))
+
+    def __repr__(self) -> str:
+        return f"fitted({written(self.neuron)}, {written(self.rule)})"
 
 
 def fitted(neuron: Neuron, rule: Callable[..., Threshold] = mmse) -> Callable[[int], Threshold]:
     """``rule`` for what a neuron can say in T steps: the number of its levels, and the largest in units of theta."""
-    book: Codebook = neuron.options["codebook"]
-    return lambda T: rule(T, levels=int(book.high), top=float(book.top))
+    return _Fitted(neuron, rule)

@@ -11,27 +11,30 @@ steps T may decide any of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import attrs
 
-from snnpipe.codes import DIFFERENTIAL, RATE, TD, Code, geometric, low_pass, restarted
+from snnpipe.checks import takes
+from snnpipe.codes import CODE, DIFFERENTIAL, RATE, TD, Code, geometric, low_pass, restarted
 from snnpipe.errors import InputError
 from snnpipe.kernels.gaussian import threshold_iteration
-from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n, st_bif
+from snnpipe.kernels.multilevel import WIRES, burst, cascade, graded, group, one_of_n, st_bif
 from snnpipe.kernels.neuron import integrate_and_fire, signed_memory
 from snnpipe.kernels.optimal import local_threshold_balancing
 from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.threshold import maximum, percentile
-from snnpipe.recipe import Recipe, always, estimated, fitted, part
+from snnpipe.options import POSITIVE, WHOLE, number
+from snnpipe.recipe import RECIPE, Recipe, always, correcting, estimated, fitted, part
 from snnpipe.stages.balance import balance
 from snnpipe.stages.correct import correct_bias, correct_threshold
 from snnpipe.stages.tune import correct_weights
+from snnpipe.text import remembered, shown
 
 # binary events, rate coded
 
 
+@remembered
 def diehl() -> Recipe:
     r"""``theta = max a`` per layer, ``v_0 = 0``: one layer decodes ``theta / T clip(floor(z T / theta), 0, T)``.
 
@@ -41,6 +44,7 @@ def diehl() -> Recipe:
     return Recipe("diehl", always(maximum(per="layer")), integrate_and_fire(v_init=0.0))
 
 
+@remembered
 def rueckauer() -> Recipe:
     r"""As ``diehl`` with the 99.9th percentile of the nonzero activations of the layer.
 
@@ -50,6 +54,7 @@ def rueckauer() -> Recipe:
     return Recipe("rueckauer", always(percentile(99.9, nonzero=True, per="layer")), integrate_and_fire(v_init=0.0))
 
 
+@remembered
 def opi() -> Recipe:
     r"""The 99.9th percentile of each channel and ``v_0 = theta / 2``, which rounds where ``diehl`` truncates.
 
@@ -59,6 +64,7 @@ def opi() -> Recipe:
     return Recipe("opi", always(percentile(99.9)), integrate_and_fire())
 
 
+@remembered
 def sengupta() -> Recipe:
     r"""``theta = max z_t`` per layer, the largest current of a step while the layers before spike already; ``v_0 = 0``.
 
@@ -69,6 +75,8 @@ def sengupta() -> Recipe:
     return Recipe("sengupta", always(maximum(per="layer")), neuron, corrections=(_balanced,))
 
 
+@takes(iterations=WHOLE)
+@remembered
 def ltb(*, iterations: int = 1000) -> Recipe:
     r"""``theta_c <- theta_c + 2 mean[(a - theta_c) [a > theta_c]]``, ``v_0 = theta / 2``, delayed readout.
 
@@ -79,6 +87,7 @@ def ltb(*, iterations: int = 1000) -> Recipe:
     return Recipe("ltb", always(rule), integrate_and_fire(), delay=estimated)
 
 
+@remembered
 def calibration_light() -> Recipe:
     r"""The threshold of least squared error after T steps, ``v_0 = theta / 2``, and ``b_c += mean(a - a_T)``.
 
@@ -87,15 +96,30 @@ def calibration_light() -> Recipe:
     return Recipe("calibration_light", fitted(integrate_and_fire()), integrate_and_fire(), corrections=(correct_bias,))
 
 
+@takes(epochs=WHOLE)
+@remembered
 def calibration_advanced(*, epochs: int = 2) -> Recipe:
     r"""As ``calibration_light`` with weights trained layer by layer instead, ``min_W |q_T(f(X; W)) - a|^2``.
 
     Li et al. 2021, as ``calibration_light``; the weights see what spikes at each step, not its mean.
     """
-    trained, neuron = partial(correct_weights, epochs=epochs), integrate_and_fire()
+    trained, neuron = correcting(correct_weights, epochs=epochs), integrate_and_fire()
     return Recipe("calibration_advanced", fitted(neuron), neuron, corrections=(trained,))
 
 
+_SHARE = number("is a share of the steps, 0 < share <= 1", lambda value: 0 < value <= 1)
+
+
+@attrs.frozen
+class _Fading:
+    share: float
+
+    def __call__(self, T: int) -> Code:
+        return low_pass(max(self.share * T, 1.5))
+
+
+@takes(share=_SHARE)
+@remembered
 def fading(*, share: float = 0.7) -> Recipe:
     r"""``calibration_light`` under ``low_pass(share * T)``, and the first quarter of the steps not read out.
 
@@ -104,16 +128,20 @@ def fading(*, share: float = 0.7) -> Recipe:
     layers little is too early, and the resolution lost weighs more.
     """
     neuron = integrate_and_fire()
-    return Recipe("fading", fitted(neuron), neuron, lambda T: low_pass(max(share * T, 1.5)),
+    return Recipe("fading", fitted(neuron), neuron, _Fading(share),
                   corrections=(correct_bias,), delay=part(0.25))  # fmt: skip
 
 
+@takes(share=_SHARE, epochs=WHOLE)
+@remembered
 def fading_advanced(*, share: float = 0.7, epochs: int = 2) -> Recipe:
     r"""``fading`` with the trained weights of ``calibration_advanced`` (Li et al. 2021) instead of its biases."""
-    trained = partial(correct_weights, epochs=epochs)
+    trained = correcting(correct_weights, epochs=epochs)
     return attrs.evolve(fading(share=share), name="fading_advanced", corrections=(trained,))
 
 
+@takes(tau=WHOLE)
+@remembered
 def srp(*, tau: int = 4) -> Recipe:
     r"""A first pass of ``tau`` steps; a neuron with v < 0 after it is silent in the T steps that count.
 
@@ -123,6 +151,8 @@ def srp(*, tau: int = 4) -> Recipe:
     return Recipe("srp", fitted(neuron), neuron, always(restarted(tau)), pre=tau)
 
 
+@takes(tau=WHOLE)
+@remembered
 def offset(*, tau: int = 8) -> Recipe:
     r"""A first pass of ``tau`` steps; what it sent too much or too little is charged to the potential the T steps that
     count begin with, and ``b_c += mean(a - a_T)``.
@@ -134,6 +164,7 @@ def offset(*, tau: int = 8) -> Recipe:
     return Recipe("offset", fitted(neuron), neuron, always(restarted(tau)), pre=tau, corrections=(correct_bias,))
 
 
+@remembered
 def parallel() -> Recipe:
     r"""Layer after layer: ``theta / T clip(floor(z T / theta + 1/2), 0, T)`` exactly, so the QCFS quantiser.
 
@@ -143,6 +174,7 @@ def parallel() -> Recipe:
     return Recipe("parallel", fitted(neuron), neuron, schedule="layer")
 
 
+@remembered
 def bit_plane() -> Recipe:
     r"""Layer after layer, the event of step t worth ``2^-t``: T bits of the activation, truncated.
 
@@ -156,6 +188,7 @@ def bit_plane() -> Recipe:
 # ternary events
 
 
+@remembered
 def snm() -> Recipe:
     r"""Events in {-theta, 0, theta}: a spike too many is taken back, never more than were sent.
 
@@ -165,11 +198,14 @@ def snm() -> Recipe:
     return Recipe("snm", always(percentile(99.9)), signed_memory())
 
 
+@remembered
 def snm_calibrated() -> Recipe:
     r"""``snm`` with the thresholds and the correction of ``calibration_light``."""
     return Recipe("snm_calibrated", fitted(signed_memory()), signed_memory(), corrections=(correct_bias,))
 
 
+@takes(levels=WHOLE)
+@remembered
 def spikezip(*, levels: int = 15) -> Recipe:
     r"""ST-BIF under TD: after enough steps ``s clip(floor(z / s + 1/2), 0, levels)``, s = theta / levels, exactly.
 
@@ -181,6 +217,8 @@ def spikezip(*, levels: int = 15) -> Recipe:
 # events of several levels
 
 
+@takes(cap=WHOLE)
+@remembered
 def burst_spikes(*, cap: int = 5) -> Recipe:
     r"""``s = theta clip(floor(m / theta), 0, cap)``, with the threshold of least error.
 
@@ -189,6 +227,8 @@ def burst_spikes(*, cap: int = 5) -> Recipe:
     return Recipe("burst", fitted(burst(cap=cap)), burst(cap=cap))
 
 
+@takes(m=WHOLE)
+@remembered
 def group_neuron(*, m: int = 4) -> Recipe:
     r"""``m`` members with the thresholds ``k theta / m`` on one potential, ``v_0 = theta / (2 m)``.
 
@@ -197,6 +237,8 @@ def group_neuron(*, m: int = 4) -> Recipe:
     return Recipe("group", fitted(group(m=m)), group(m=m))
 
 
+@takes(n=WIRES)
+@remembered
 def ecmt(*, n: int = 4) -> Recipe:
     r"""One of the levels ``+-theta / 2^k`` in a step, rate coded.
 
@@ -205,6 +247,8 @@ def ecmt(*, n: int = 4) -> Recipe:
     return Recipe("ecmt", always(percentile(99.9)), one_of_n(n=n))
 
 
+@takes(n=WIRES)
+@remembered
 def dcgs(*, n: int = 4) -> Recipe:
     r"""``ecmt``'s neuron under ``a_t = 1/t``, the threshold from mean and variance of the current.
 
@@ -213,6 +257,8 @@ def dcgs(*, n: int = 4) -> Recipe:
     return Recipe("dcgs", fitted(one_of_n(n=n), threshold_iteration), one_of_n(n=n), always(DIFFERENTIAL))
 
 
+@takes(n=WIRES)
+@remembered
 def hmt(*, n: int = 4) -> Recipe:
     r"""The binary expansion of the potential on ``n`` wires, the threshold from mean and variance of the current.
 
@@ -224,16 +270,22 @@ def hmt(*, n: int = 4) -> Recipe:
     return Recipe("hmt", fitted(cascade(n=n), threshold_iteration), cascade(n=n))
 
 
+@takes(n=WIRES, code=CODE)
+@remembered
 def cascade_mmse(*, n: int = 4, code: Code = RATE) -> Recipe:
     r"""``hmt`` with the threshold of least error on the data instead of on a Gaussian."""
     return Recipe("cascade_mmse", fitted(cascade(n=n)), cascade(n=n), always(code))
 
 
+@takes(n=WIRES)
+@remembered
 def cascade_calibrated(*, n: int = 4) -> Recipe:
     r"""``cascade_mmse``, each neuron's mean current and the size of its events corrected behind its spiking prefix."""
     return attrs.evolve(cascade_mmse(n=n), name="cascade_calibrated", corrections=(correct_threshold,))
 
 
+@takes(levels=WHOLE)
+@remembered
 def sigma_delta(*, levels: int = 15) -> Recipe:
     r"""Graded events of whole numbers of theta / levels under TD: the rounded activations, as they change.
 
@@ -242,6 +294,8 @@ def sigma_delta(*, levels: int = 15) -> Recipe:
     return Recipe("sigma_delta", always(percentile(99.9)), graded(parts=levels), always(TD))
 
 
+@takes(levels=WHOLE, beta=POSITIVE)
+@remembered
 def progressive(*, levels: int = 7, beta: float = 4.0) -> Recipe:
     r"""Graded events ``k theta``, k = -levels .. levels, worth ``beta^-t``: each step ``beta`` times finer.
 
@@ -265,10 +319,12 @@ def _balanced(batches: Any, *, T: int, code: Code, schedule: str) -> Any:
     return balance(batches, T=T, code=code)
 
 
+@remembered
 def named(recipe: Recipe | str) -> Recipe:
     """A recipe as it is, or the one of that name."""
-    if isinstance(recipe, Recipe):
-        return recipe
+    if not isinstance(recipe, str):
+        found: Recipe = RECIPE.hold(recipe, "a recipe", "recipes", InputError)
+        return found
     if recipe not in RECIPES:
-        raise InputError(f"no recipe is called {recipe!r}; there are {', '.join(RECIPES)}")
+        raise InputError(f"no recipe is called {shown(recipe)}; there are {', '.join(RECIPES)}")
     return RECIPES[recipe]()

@@ -7,6 +7,7 @@ stop, the rules know why.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import attrs
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from snnpipe.errors import GraphError
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.graph import Graph, Node, Ref
+from snnpipe.text import shown, written
 
 
 @attrs.frozen(eq=False)
@@ -89,7 +91,15 @@ def _outcome(
     node: Node, graph: Graph, params: FrozenMap[str, Tensor], rules: tuple[RewriteRule, ...]
 ) -> Rewrite | Declined | None:
     """What the first rule that has an opinion says."""
-    return next((said for rule in rules if (said := rule(node, graph, params)) is not None), None)
+    for rule in rules:
+        said: Any = rule(node, graph, params)
+        if said is not None and not isinstance(said, Rewrite | Declined):
+            raise GraphError(
+                f"the rule {written(rule)} said {shown(said)} of {node.name}: a Rewrite, a Declined or None"
+            )
+        if said is not None:
+            return said
+    return None
 
 
 def _replaced(graph: Graph, changes: dict[str, Rewrite]) -> Graph:

@@ -14,10 +14,13 @@ import attrs
 import toolz
 from torch import nn
 
+from snnpipe.checks import Check
 from snnpipe.errors import GraphError, StageError, listing
 from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.options import function
 from snnpipe.rules.spec import SPEC
 from snnpipe.state import ConversionState
+from snnpipe.text import Call, written
 
 
 class Stage(Protocol):
@@ -30,30 +33,47 @@ class Stage(Protocol):
     def __call__(self, state: ConversionState, /) -> Any: ...
 
 
+_STAGE = function("state", write="write pipe(model, trace, ...)")
 #: A precondition: what the stage wants, as (holds, sentence that says which stage to add).
 Requirement = tuple[Callable[[ConversionState], bool], str]
 
 
 @attrs.frozen
 class BoundStage:
-    """A stage with its configuration; call it with a state, or with keywords to configure it."""
+    """A stage with its configuration; call it with a state, or with keywords to configure it.
+
+    Attributes:
+        fn: ``fn(state, **config)``.
+        requires: what must hold of the state.
+        config: its options.
+        checks: what they must be.
+        made: the call it comes from, where its options are those of another function.
+    """
 
     fn: Callable[..., Any]
     requires: tuple[Requirement, ...]
     config: FrozenMap[str, Any] = EMPTY
+    checks: FrozenMap[str, Check] = EMPTY
+    made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
 
     def __call__(self, *state: Any, **config: Any) -> Any:
         if len(state) > 1:
             raise StageError(f"{self.name}: takes one state; options are keywords: {self.name}(option=...)(state)")
-        configured = attrs.evolve(self, config=self.config | config)
-        configured._check_options()
+        configured = self._configured(config) if config else self
         return configured._apply(state[0]) if state else configured
 
-    def _check_options(self) -> None:
-        options = list(inspect.signature(self.fn).parameters)[1:]
-        unknown = [name for name in self.config if name not in options]
+    def _configured(self, config: dict[str, Any]) -> BoundStage:
+        options = list(inspect.signature(self.made.fn if self.made else self.fn).parameters)
+        options = options if self.made else options[1:]
+        unknown = [name for name in config if name not in options]
         if unknown:
             raise StageError(f"{self.name}: has no option {', '.join(unknown)}; it has {', '.join(options) or 'none'}")
+        if self.made:
+            again: BoundStage = self.made.again(**config)
+            return again
+        held = {key: self.checks[key].hold(value, key, self.name, StageError) if key in self.checks else value
+                for key, value in config.items()}  # fmt: skip
+        return attrs.evolve(self, config=self.config | held)
 
     def _apply(self, state: Any) -> Any:
         check_state(self.name, state)
@@ -65,34 +85,51 @@ class BoundStage:
 
     @property
     def name(self) -> str:
-        return self.fn.__name__.lstrip("_")
+        return self.made.name if self.made else self.fn.__name__.lstrip("_")
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{key}={_short(value)}" for key, value in self.config.items())
+        if self.made:
+            return str(self.made)
+        options = ", ".join(f"{key}={written(value)}" for key, value in self.config.items())
         return f"{self.name}({options})" if options else self.name
 
 
-def _short(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
-    return text if len(text) <= 60 else f"<{type(value).__name__}>"
+@attrs.frozen(repr=False)
+class _Default:
+    """A default value in a signature, as an expression."""
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return written(self.value)
 
 
-def stage(*requires: Requirement) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def stage(*requires: Requirement, **checks: Check) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a stage of ``fn(state, *, option=...)``: usable bare (``fuse``) and configured (``fuse(rules=...)``).
 
-    ``requires`` are checked before ``fn`` runs and the validity rules of ``rules.spec`` after it.
+    ``requires`` are checked before ``fn`` runs and the validity rules of ``rules.spec`` after it; ``checks`` when an
+    option is given.  ``help`` shows the defaults as expressions.
     """
 
     def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
-        bound = BoundStage(fn, requires)
+        bound = BoundStage(fn, requires, checks=FrozenMap(checks))
 
         @functools.wraps(fn)
         def staged(*state: Any, **config: Any) -> Any:
             return bound(*state, **config)
 
+        staged.__signature__ = _readable(inspect.signature(fn))  # type: ignore[attr-defined]
         return staged
 
     return decorate
+
+
+def _readable(signature: inspect.Signature) -> inspect.Signature:
+    """The signature with expressions for its defaults."""
+    parameters = signature.parameters.values()
+    return signature.replace(
+        parameters=[p if p.default is p.empty else p.replace(default=_Default(p.default)) for p in parameters]
+    )
 
 
 def check_state(name: str, value: Any) -> None:
@@ -118,7 +155,12 @@ def check_spec(name: str, state: ConversionState) -> ConversionState:
 def pipe(value: Any, *stages: Callable[..., Any]) -> Any:
     """``pipe(model, f, g)`` is ``g(f(model))``: thread a value through stages, left to right.
 
+    Raises:
+        StageError: one of the stages is no function.
+
     >>> pipe(3, lambda x: x + 1, str)
     '4'
     """
+    for number, given in enumerate(stages, start=1):
+        _STAGE.hold(given, f"stage {number}", "pipe", StageError)
     return toolz.pipe(value, *stages)

@@ -13,6 +13,7 @@ import attrs
 import torch
 from torch import Tensor, fx
 
+from snnpipe.checks import takes
 from snnpipe.codes import Code
 from snnpipe.emit import ann_code, cloned, module_tree
 from snnpipe.errors import StageError, listing
@@ -21,6 +22,7 @@ from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Param
 from snnpipe.names import safe_argument, safe_paths
+from snnpipe.options import function, instance
 
 
 @attrs.frozen
@@ -122,6 +124,7 @@ class ConversionState:
             changes["params"] = changes.get("params", self.params).only(graph.param_keys())
         return attrs.evolve(self, history=self.history + events, **changes)
 
+    @takes(StageError, fn=function("graph_module"))
     def edit(self, fn: Callable[[fx.GraphModule], fx.GraphModule | None]) -> ConversionState:
         """Let ``fn`` change a private ``torch.fx.GraphModule`` and freeze the result; the input is unchanged.
 
@@ -174,14 +177,20 @@ class ConversionState:
         )
 
 
+#: For arguments that are sites.
+SITE = instance(Site, "must be a Site", "write state.sites[...]")
+#: For arguments that are states.
+STATE = instance(ConversionState, "must be a ConversionState", "write pipe(model, trace, ...)")
+
+
+@takes(StageError, state=STATE)
 def digest(state: ConversionState) -> str:
     """A content hash (blake2b) of everything later stages read: nodes, tensors, sites, statistics, code.
 
     Equal states of one process have equal digests; the history does not count.
     """
     h = hashlib.blake2b(digest_size=16)
-    code = state.code and (state.code.name, state.code.alpha, state.code.a)
-    h.update(repr((state.graph.nodes, state.graph.output, state.sites, state.threshold, code)).encode())
+    h.update(_content((state.graph.nodes, state.graph.output, state.sites, state.threshold, state.code)).encode())
     for key, tensor in sorted(state.params.items()):
         _feed(h, key, tensor)
     for key, summary in sorted(state.statistics.items()):
@@ -190,9 +199,22 @@ def digest(state: ConversionState) -> str:
     return h.hexdigest()
 
 
+@takes(StageError, a=STATE, b=STATE)
 def state_equal(a: ConversionState, b: ConversionState) -> bool:
     """Whether two states are the same for every later stage: equal content, bit for bit."""
     return digest(a) == digest(b)
+
+
+def _content(value: Any) -> str:
+    """A value as text that tells apart whatever differs, which ``repr`` of a record need not."""
+    if attrs.has(type(value)):
+        fields = [field.name for field in attrs.fields(type(value)) if field.eq]
+        return f"{type(value).__qualname__}({', '.join(_content(getattr(value, name)) for name in fields)})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_content(item)}' for key, item in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"{type(value).__name__}({', '.join(map(_content, value))})"
+    return repr(value)
 
 
 def _feed(h: Any, key: str, value: Any) -> None:

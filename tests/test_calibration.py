@@ -112,6 +112,38 @@ def test_the_moving_average_depends_on_order():
     assert (up.item(), down.item()) == (0.75 * 1 + 0.25 * 5, 0.75 * 5 + 0.25 * 1)
 
 
+def identity(width):
+    model = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+    model[0].weight.data, model[0].bias.data = torch.eye(width), torch.zeros(width)
+    return model
+
+
+def test_a_moving_average_per_layer_averages_the_layers_maxima():
+    """Of [4, 1] and [1, 4] it is 4, not the 2.5 of either channel."""
+    batches = [torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 4.0]])]
+    for rule, expected in (
+        (ema(0.5, per="layer"), [4.0]),
+        (ema(0.5), [2.5, 2.5]),
+        (ema(0.5, per="neuron"), [2.5, 2.5]),
+        (ema(0.5, of=scaled(0.5, per="layer")), [2.0]),
+        (ema(0.5, of=percentile(100.0), per="layer"), [4.0]),
+    ):
+        (theta,) = thresholds(measured(batches, rule, identity(2)))
+        assert theta.tolist() == expected, rule
+
+
+def test_a_moving_average_serves_its_own_rule_alone():
+    batches = [torch.tensor([[4.0, 1.0]]), torch.tensor([[1.0, 4.0]])]
+    state = measured(batches, ema(0.5), identity(2))
+    for other in (ema(0.5, per="layer"), ema(0.25), ema(0.5, of=percentile(99.0))):
+        with pytest.raises(ThresholdError, match=r"order of the data.*measured for ema\(momentum=0\.5\)"):
+            replace(threshold=other)(state)
+    with pytest.raises(ThresholdError, match="order of the data"):
+        replace(threshold=ema(0.5))(measured(batches, maximum(), identity(2)))
+    (theta,) = thresholds(state, maximum(per="layer"))
+    assert theta.tolist() == [4.0]  # maxima are kept beside the average
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_dtype_is_measured_at_least_in_float32(dtype):
     state = measured([vectors(40).to(dtype)], percentile(99.0), mlp().to(dtype))
@@ -212,7 +244,7 @@ def test_max_batches_reads_no_more_than_it_says():
     model = mlp()
     assert state_equal(measured(batches(), model=model, max_batches=2), measured([X, X + 1], model=model))
     assert read == [0, 1]
-    with pytest.raises(CalibrationError, match="max_batches must be at least 1, got 0"):
+    with pytest.raises(CalibrationError, match=r"max_batches must be a whole number of at least 1, .*got 0"):
         measured([X], max_batches=0)
 
 

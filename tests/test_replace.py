@@ -23,6 +23,7 @@ from snnpipe import (
     percentile,
     pipe,
     replace,
+    scaled,
     signed_memory,
     to_module,
     to_snn,
@@ -196,7 +197,7 @@ def test_a_saturating_layer_is_clipped_and_recovers_with_the_threshold():
     clipped = to_snn(state)
     assert_same(clipped.neurons()["1__if0"].threshold, model[:2](x / 4).amax(0).detach())
     assert (clipped(x, T=256) - model(x)).norm() > 0.05 * model(x).norm()
-    assert_converges(to_snn(replace(threshold=4.0)(state)), (x,), model(x))
+    assert_converges(to_snn(replace(threshold=scaled(4.0))(state)), (x,), model(x))
 
 
 POOLS = {

@@ -74,9 +74,9 @@ def test_a_wrong_order_names_the_way_out(stages, text):
 
 
 def test_trace_wants_a_model():
-    with pytest.raises(StageError, match=r"expected a torch\.nn\.Module, got type"):
+    with pytest.raises(StageError, match=r"must be a torch\.nn\.Module, got the class Linear"):
         trace(nn.Linear)
-    with pytest.raises(StageError, match="got function"):
+    with pytest.raises(StageError, match="got the function"):
         trace(lambda x: x)
 
 

@@ -13,14 +13,16 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.checks import takes, valid
 from snnpipe.emit import neuron_path
-from snnpipe.errors import SnnpipeError
+from snnpipe.errors import InputError, SnnpipeError
 from snnpipe.graph import Graph, Node
-from snnpipe.runtime.encoding import Encoding, constant
-from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.options import MAPPING, RUN, WHOLE, instance, whole
+from snnpipe.runtime.encoding import ENCODING, Encoding, constant
+from snnpipe.runtime.network import NETWORK, SpikingNetwork
 
-#: The network's own default.
-CONSTANT = constant()
+_PER_STEP = instance(Tensor, "must be a tensor (T,)")
+_SIZE = whole(0, most=2**62)
 
 
 @attrs.frozen(eq=False)
@@ -33,13 +35,14 @@ class SpikeCount:
         wires: the lines an event travels on; a neuron sends at most this many spikes in a step, unless it bursts.
     """
 
-    per_step: Tensor
-    size: int
-    wires: int = 1
+    per_step: Tensor = attrs.field(validator=valid(_PER_STEP))
+    size: int = attrs.field(validator=valid(_SIZE))
+    wires: int = attrs.field(default=1, validator=valid(WHOLE))
 
 
+@takes(InputError, snn=NETWORK, T=RUN, encoding=ENCODING)
 def spike_counts(
-    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONSTANT, **named: Any
+    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = constant(), **named: Any
 ) -> dict[str, SpikeCount]:
     """Count the spikes of every layer of neurons in ``snn(*inputs, T=T)``; the network is unchanged.
 
@@ -88,6 +91,7 @@ def spike_counts(
     return {name: SpikeCount(torch.stack(count).cpu(), sizes[name], wires[name]) for name, count in counts.items()}
 
 
+@takes(counts=MAPPING)
 def spikes_per_neuron(counts: Mapping[str, SpikeCount]) -> Tensor:
     """Spikes up to each step, averaged over all neurons of all layers and over the samples.
 
@@ -107,5 +111,8 @@ def spikes_per_neuron(counts: Mapping[str, SpikeCount]) -> Tensor:
     """
     if not counts:
         raise SnnpipeError("spikes_per_neuron: counts is empty: the network has no neurons")
+    shapes = {count.per_step.shape if isinstance(count, SpikeCount) else None for count in counts.values()}
+    if None in shapes or len(shapes) > 1 or not sum(count.size for count in counts.values()):
+        raise SnnpipeError("spikes_per_neuron: counts must be what spike_counts found in one run on some samples")
     total = torch.stack([count.per_step for count in counts.values()]).sum(0)
     return total.cumsum(0).double() / sum(count.size for count in counts.values())

@@ -8,14 +8,15 @@ from typing import Any
 import attrs
 from torch import nn
 
-from snnpipe.errors import TraceError, UnsupportedError
+from snnpipe.checks import takes
+from snnpipe.errors import StageError, TraceError, UnsupportedError
 from snnpipe.graph import Node
 from snnpipe.ops.lift import Case, Form, graded_units, place
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.replace import replace
 from snnpipe.stages.thresholds import fixed
-from snnpipe.stages.trace import trace
+from snnpipe.stages.trace import MODEL, trace
 from snnpipe.state import ConversionState
 
 
@@ -91,6 +92,7 @@ class Verdict:
         return "\n".join([*lines, *(f"  note    {note}" for note in self.notes)])
 
 
+@takes(StageError, model=MODEL)
 def check(model: nn.Module, **options: Any) -> Verdict:
     """Say what conversion would do with a model, without data; the model is unchanged.
 

@@ -16,26 +16,28 @@ from snnpipe.analysis.costs import Account, Layer, Operator
 from snnpipe.analysis.schedules import layer_by_layer, step_by_step
 from snnpipe.analysis.tally import Run, Tally, depends_on_inputs
 from snnpipe.analysis.trains import elements
+from snnpipe.checks import takes
 from snnpipe.containers import tensors
 from snnpipe.emit import neuron_path
+from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.ops.lift import Form, lift, place
 from snnpipe.ops.modules import SpikingNeuron
-from snnpipe.runtime.encoding import Encoding, constant
-from snnpipe.runtime.inputs import bind, check_schedule, check_shapes, check_steps, encoded, sequences
+from snnpipe.options import RUN, SCHEDULE
+from snnpipe.runtime.encoding import ENCODING, Encoding, constant
+from snnpipe.runtime.inputs import bind, check_samples, check_shapes, encoded, explained, sequences
 from snnpipe.runtime.layers import depth
-from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.runtime.program import lifted_program
 
-#: The network's own default.
-CONSTANT = constant()
 _STATE = {"encode": "neurons", "accumulate": "accumulators", "difference": "differences"}
 
 
+@takes(InputError, snn=NETWORK, T=RUN, encoding=ENCODING, schedule=SCHEDULE)
 def account(
-    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = CONSTANT, schedule: str = "step", **named: Any
+    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = constant(), schedule: str = "step", **named: Any
 ) -> Account:
     r"""Count what ``snn(*inputs, T=T)`` costs per sample; the network is unchanged.
 
@@ -79,9 +81,8 @@ def account(
     >>> costs.mac, costs.ann  # once 2 x 3 and once 4 x 1; the ANN has 3 x 4 as well
     (10.0, 22.0)
     """
-    check_steps(T)
-    check_schedule(schedule)
     given = bind(snn.graph, inputs, named)
+    check_samples("account", given)
     encode = encoding.encode
     moving = sequences(given) if encode else frozenset()
     lifted = lift(snn.graph, temporal_inputs=moving)
@@ -90,7 +91,7 @@ def account(
     before = lifted.ancestors(every_step)
     placed = place(snn.graph, temporal_inputs=moving)
     run = Run(snn.state_dict(), snn.neurons(), placed, depends_on_inputs(lifted))
-    with torch.no_grad():
+    with torch.no_grad(), explained(given):
         presented = []
         for t in range(1, T + 1):
             clock = snn.code.clock(t)
@@ -110,6 +111,7 @@ def account(
     return _account(snn, lifted, run, (T, str(snn.code), encoding.name, schedule, batch))
 
 
+@takes(InputError, snn=NETWORK, T=RUN, schedule=SCHEDULE)
 def latency(snn: SpikingNetwork, T: int, schedule: str = "step") -> int:
     """Steps until the answer of a run of T steps: T, or ``depth x T`` for the layer-synchronous schedule.
 
@@ -118,8 +120,6 @@ def latency(snn: SpikingNetwork, T: int, schedule: str = "step") -> int:
     Raises:
         InputError: T is no number of steps, or no such schedule.
     """
-    check_steps(T)
-    check_schedule(schedule)
     return T if schedule == "step" else depth(snn.graph) * T
 
 

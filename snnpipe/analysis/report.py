@@ -9,13 +9,22 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
+from snnpipe.checks import takes
+from snnpipe.errors import StageError
 from snnpipe.graph import Graph, Node
-from snnpipe.kernels.neuron import UNITS
+from snnpipe.kernels.codebook import UNITS
 from snnpipe.ops.lift import graded_units, unlift
+from snnpipe.options import instance
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.state import ConversionState, Event
 
+_SUBJECT = instance(
+    (ConversionState, SpikingNetwork), "must be a ConversionState or a SpikingNetwork",
+    "write report(pipe(model, trace, ...)); of a recipe's answer take .snn",
+)  # fmt: skip
 
+
+@takes(StageError, subject=_SUBJECT)
 def report(subject: ConversionState | SpikingNetwork) -> str:
     """Render the history as a table grouped by stage, then the kinds of unit and whether the network spikes.
 

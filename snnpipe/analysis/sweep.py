@@ -13,11 +13,14 @@ from tqdm import tqdm
 
 from snnpipe.analysis.energy import account
 from snnpipe.analysis.plots import plot_recipes
+from snnpipe.checks import Check, RefusalError, takes
 from snnpipe.errors import InputError
-from snnpipe.kernels.neuron import UNITS
-from snnpipe.recipe import Recipe
+from snnpipe.kernels.codebook import UNITS
+from snnpipe.options import FLAG, PATH, STEPS, several
+from snnpipe.recipe import MODEL_OR_STATE, Recipe
 from snnpipe.recipes import named
 from snnpipe.stage import pipe
+from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.to_snn import to_module
 from snnpipe.stages.trace import trace
@@ -81,6 +84,7 @@ class Sweep:
         ]
         return "\n".join(lines)
 
+    @takes(path=PATH)
     def plot(self, path: str | PathLike[str]) -> None:
         """Draw accuracy against latency, a line for each recipe, into a file."""
         lines: dict[str, list[tuple[int, float]]] = {}
@@ -89,6 +93,35 @@ class Sweep:
         plot_recipes(lines, self.ann, path)
 
 
+def _recipes(value: Any) -> list[Recipe]:
+    if isinstance(value, str | Recipe):
+        raise RefusalError(f"write [{value!r}]")
+    if not isinstance(value, Iterable):
+        raise TypeError
+    return [named(recipe) for recipe in value]
+
+
+def _labelled(value: Any) -> Any:
+    if not isinstance(value, Sequence) or not value or not all(_is_pair(pair) for pair in value):
+        raise TypeError
+    return value
+
+
+def _is_pair(pair: Any) -> bool:
+    """Inputs and labels, of as many samples."""
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], Tensor):
+        return False
+    return (
+        isinstance(pair[0], Tensor) and pair[1].ndim == 1 and 0 < len(pair[1]) == len(pair[0].reshape(len(pair[1]), -1))
+    )
+
+
+_DATA = Check("is a list of batches (x, labels)", _labelled, "write [(images, labels)] or list(loader)")
+_RECIPES = Check("must be a list of recipes or their names", _recipes, 'write ["opi", recipes.snm()]')
+_TIMES = several(STEPS, "numbers of steps")
+
+
+@takes(InputError, model=MODEL_OR_STATE, recipes=_RECIPES, batches=BATCHES, data=_DATA, T=_TIMES, progress=FLAG)
 def sweep(
     model: nn.Module | ConversionState,
     recipes: Iterable[Recipe | str],
@@ -115,14 +148,12 @@ def sweep(
     >>> [(outcome.recipe, outcome.T, outcome.accuracy) for outcome in found.outcomes][-1]
     ('snm', 32, 100.0)
     """
-    if not data or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in data):
-        raise InputError("sweep: data is a list of batches (x, labels), for example [(images, labels)] or list(loader)")
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     labels = torch.cat([y for _, y in data]).cpu()
     with torch.no_grad():
         ann = to_module(state)
         answers = torch.cat([ann(x).argmax(1).cpu() for x, _ in data])
-        jobs = [(named(recipe), steps) for recipe in recipes for steps in T]
+        jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes = [
             _outcome(recipe, state, batches, data, labels, answers, steps)
             for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress)

@@ -16,12 +16,13 @@ from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
 from snnpipe.kernels.histogram import Histogram
 from snnpipe.kernels.moments import Moments
-from snnpipe.kernels.statistic import Extrema, MovingMax
+from snnpipe.kernels.moving import MovingAverage
+from snnpipe.kernels.statistic import Extrema
 from snnpipe.stage import check_state
 from snnpipe.stages.instrument import instrument
 from snnpipe.state import ConversionState, Event
 
-_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Extrema, Histogram, Moments, MovingMax)}
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Extrema, Histogram, Moments, MovingAverage)}
 
 
 def save_statistics(state: ConversionState, path: str | PathLike[str]) -> None:

@@ -17,8 +17,27 @@ import attrs
 import torch
 from torch import Tensor
 
-from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.checks import Check, valid
+from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.kernels.levels import Bound, clip, one_spike, reaches, whole
+from snnpipe.options import MAPPING, TEXT, WHOLE, function, number, one_of
+from snnpipe.text import constructor
+
+#: What one event of a unit can be: {0, theta}; {-theta, 0, theta}; one of finitely many levels; any float.
+UNITS = ("binary", "signed", "multi-level", "graded")
+#: For arguments that are units.
+UNIT = one_of(*UNITS)
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError
+    return _LOW.accept(value[0]), _HIGH.accept(value[1])
+
+
+_LOW = number("must be a number of at most 0", lambda value: value <= 0)
+_HIGH = number("must be a positive number", lambda value: value > 0)
+_BOUNDS = Check("must be two numbers, the lowest <= 0 < the highest", _pair)
 
 
 @attrs.frozen
@@ -43,23 +62,31 @@ class Codebook:
             is 0 whatever stands here.
         options: what a report shows: the arguments of the function that made the codebook.
 
-    >>> Codebook("levels", whole, "multi-level", 0, 5, alphabet="{k theta: k = 0..5}", options={"cap": 5})
+    >>> book = Codebook("levels", whole, "multi-level", 0, 5, alphabet="{k theta: k = 0..5}", options={"cap": 5})
+    >>> print(book)
     levels(cap=5)
+    >>> book
+    Codebook('levels', whole, 'multi-level', 0, 5, alphabet='{k theta: k = 0..5}', options={'cap': 5})
     """
 
-    name: str
-    quantise: Callable[[Tensor, Tensor, Bound, Bound], Tensor]
-    unit: str
-    low: float
-    high: float
-    parts: int = 1
-    wires: int = 1
-    alphabet: str = ""
-    spikes: Callable[[Tensor], Tensor] = one_spike
-    bounds: tuple[float, float] = (-math.inf, math.inf)
-    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
+    name: str = attrs.field(validator=valid(TEXT))
+    quantise: Callable[[Tensor, Tensor, Bound, Bound], Tensor] = attrs.field(
+        validator=valid(function("m", "smallest", "low", "high"))
+    )
+    unit: str = attrs.field(validator=valid(UNIT))
+    low: float = attrs.field(validator=valid(_LOW))
+    high: float = attrs.field(validator=valid(_HIGH))
+    parts: int = attrs.field(default=1, validator=valid(WHOLE))
+    wires: int = attrs.field(default=1, validator=valid(WHOLE))
+    alphabet: str = attrs.field(default="", validator=valid(TEXT))
+    spikes: Callable[[Tensor], Tensor] = attrs.field(default=one_spike, validator=valid(function("q")))
+    bounds: tuple[float, float] = attrs.field(default=(-math.inf, math.inf), validator=valid(_BOUNDS))
+    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
 
     def __repr__(self) -> str:
+        return constructor(self)
+
+    def __str__(self) -> str:
         return f"{self.name}({', '.join(f'{key}={value}' for key, value in self.options.items())})"
 
     @property

@@ -12,10 +12,13 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.checks import takes
 from snnpipe.errors import ThresholdError
 from snnpipe.frozen import FrozenMap
 from snnpipe.kernels.moments import MOMENTS, Moments
-from snnpipe.kernels.threshold import Threshold, positive
+from snnpipe.kernels.threshold import GRANULARITY, Threshold
+from snnpipe.options import FLAG, POSITIVE, STEPS, WHOLE, countable, optional
+from snnpipe.text import remembered
 
 _PIECE = 2**20  # numbers worked on at a time, so that temporary tensors stay small
 _GRID = 32  # points of the grid that brackets a solution
@@ -24,6 +27,8 @@ _RARE = 8.0  # standard deviations from the mean to zero
 _CONSTANT = 1e-12  # a deviation of less than this share of the mean is rounding
 
 
+@takes(ThresholdError, T=STEPS, levels=WHOLE, top=POSITIVE, two_sided=FLAG, iterations=optional(WHOLE), per=GRANULARITY)
+@remembered
 def threshold_iteration(
     T: int,
     *,
@@ -69,11 +74,9 @@ def threshold_iteration(
     2.1353 standard deviations
     """
     name = "threshold_iteration"
-    given: dict[str, Any] = {"T": positive(name, "T", T), "levels": positive(name, "levels", levels)}
-    if not top > 0:
-        raise ThresholdError(f"threshold_iteration(top): top must be a positive number, got {top!r}")
-    given |= {"top": float(top)} if top != 1 else {}
-    given |= {"iterations": positive(name, "iterations", iterations)} if iterations is not None else {}
+    countable(name, ThresholdError, levels=levels, T=T)
+    given: dict[str, Any] = {"T": T, "levels": levels} | ({"top": top} if top != 1 else {})
+    given |= {"iterations": iterations} if iterations is not None else {}
     both: FrozenMap[str, Any] = FrozenMap(two_sided=True)
     options: FrozenMap[str, Any] = FrozenMap(given | ({"two_sided": True} if two_sided else {}))
     return Threshold(name, MOMENTS, theta_gaussian, options, per, both)

@@ -9,12 +9,21 @@ import math
 
 import attrs
 
+from snnpipe.checks import takes
 from snnpipe.codes import Code
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.levels import binary_digits, power_of_two, unary, whole
 from snnpipe.kernels.neuron import Neuron, encoder
+from snnpipe.options import COUNTABLE, FLAG, POTENTIAL, WHOLE, optional
+from snnpipe.options import whole as whole_number
+from snnpipe.text import remembered
+
+#: The most wires of powers of two: their largest event is the last whole number that float32 counts to.
+WIRES = whole_number(most=COUNTABLE.bit_length() - 1)
 
 
+@takes(cap=WHOLE, two_sided=FLAG, v_init=POTENTIAL)
+@remembered
 def burst(*, cap: int = 5, two_sided: bool = False, v_init: float = 0.5) -> Neuron:
     """The burst neuron: ``s = theta clip(floor(m / theta), 0, cap)``, up to ``cap`` spikes in a step on one wire.
 
@@ -31,12 +40,13 @@ def burst(*, cap: int = 5, two_sided: bool = False, v_init: float = 0.5) -> Neur
     >>> print(burst(), burst().alphabet)
     burst(cap=5, v_init=0.5) {k theta: k = 0..5}
     """
-    _at_least_one("burst", cap=cap)
     low, shown = (-cap, {"cap": cap, "two_sided": True}) if two_sided else (0, {"cap": cap})
     book = Codebook("burst", whole, "multi-level", low, cap, 1, 1, _multiples(low, cap, 1), unary, options=shown)
     return encoder(book, v_init=v_init)
 
 
+@takes(m=WHOLE, v_init=POTENTIAL)
+@remembered
 def group(*, m: int = 4, v_init: float = 0.5) -> Neuron:
     """The group neuron: ``m`` members with the thresholds ``k theta / m``, k = 1..m, on ``m`` wires.
 
@@ -51,11 +61,12 @@ def group(*, m: int = 4, v_init: float = 0.5) -> Neuron:
     >>> print(group(), group().alphabet)
     group(m=4, v_init=0.5) {k theta/4: k = 0..4}
     """
-    _at_least_one("group", m=m)
     book = Codebook("group", whole, "multi-level", 0, m, m, m, _multiples(0, m, m), unary, options={"m": m})
     return encoder(book, v_init=v_init)
 
 
+@takes(n=WIRES, v_init=POTENTIAL)
+@remembered
 def one_of_n(*, n: int = 4, v_init: float = 0.0) -> Neuron:
     """The multi-threshold neuron: one of ``n`` levels theta / 2^k of either sign in a step, the nearest to m.
 
@@ -72,13 +83,14 @@ def one_of_n(*, n: int = 4, v_init: float = 0.0) -> Neuron:
     >>> print(one_of_n(), one_of_n().alphabet)
     one_of_n(n=4, v_init=0.0) {0, +-theta/2^k: k = 0..3}
     """
-    _at_least_one("one_of_n", n=n)
     top = 2 ** (n - 1)
     alphabet = f"{{0, +-theta/2^k: k = 0..{n - 1}}}"
     book = Codebook("one_of_n", power_of_two, "multi-level", -top, top, top, n, alphabet, options={"n": n})
     return encoder(book, v_init=v_init)
 
 
+@takes(n=WIRES, two_sided=FLAG, v_init=POTENTIAL)
+@remembered
 def cascade(*, n: int = 4, two_sided: bool = True, v_init: float = 0.5) -> Neuron:
     r"""The cascade neuron: the binary expansion of m by the levels theta, theta/2, ..., on ``n`` wires in one step.
 
@@ -98,7 +110,6 @@ def cascade(*, n: int = 4, two_sided: bool = True, v_init: float = 0.5) -> Neuro
     >>> print(cascade(), cascade().alphabet)
     cascade(n=4, v_init=0.5) {k theta/8: k = -15..15}
     """
-    _at_least_one("cascade", n=n)
     high, parts = 2**n - 1, 2 ** (n - 1)
     low, shown = (-high, {"n": n}) if two_sided else (0, {"n": n, "two_sided": False})
     alphabet = _multiples(low, high, parts)
@@ -106,6 +117,13 @@ def cascade(*, n: int = 4, two_sided: bool = True, v_init: float = 0.5) -> Neuro
     return encoder(book, v_init=v_init)
 
 
+@takes(
+    levels=WHOLE,
+    low=optional(whole_number(-COUNTABLE, 0, "must be a whole number of at most 0")),
+    parts=optional(WHOLE),
+    v_init=POTENTIAL,
+)
+@remembered
 def st_bif(*, levels: int = 15, low: int | None = None, parts: int | None = None, v_init: float = 0.5) -> Neuron:
     """The ST-BIF neuron: the signed neuron whose decoded output keeps within bounds; for TD.
 
@@ -124,7 +142,6 @@ def st_bif(*, levels: int = 15, low: int | None = None, parts: int | None = None
     st_bif(levels=7, v_init=0.5) {-theta/7, 0, theta/7}
     """
     parts = levels if parts is None else parts
-    _at_least_one("st_bif", levels=levels, parts=parts)
     shown = {"levels": levels} | ({} if low is None else {"low": low}) | ({} if parts == levels else {"parts": parts})
     event = "theta" if parts == 1 else f"theta/{parts}"
     book = Codebook(
@@ -134,6 +151,8 @@ def st_bif(*, levels: int = 15, low: int | None = None, parts: int | None = None
     return attrs.evolve(encoder(book, v_init=v_init), objection=_too_small)
 
 
+@takes(levels=optional(WHOLE), parts=WHOLE, v_init=POTENTIAL)
+@remembered
 def graded(*, levels: int | None = None, parts: int = 1, v_init: float = 0.5) -> Neuron:
     """The graded neuron: ``s = step clip(floor(m / step + v_init), -levels, levels)`` with step = theta / parts.
 
@@ -151,7 +170,6 @@ def graded(*, levels: int | None = None, parts: int = 1, v_init: float = 0.5) ->
     >>> print(graded(levels=7), graded(levels=7).alphabet, graded().alphabet)
     graded(levels=7, parts=1, v_init=0.5) {k theta: k = -7..7} {k theta: k whole}
     """
-    _at_least_one("graded", levels=1 if levels is None else levels, parts=parts)
     high = math.inf if levels is None else levels
     shown = {"levels": levels, "parts": parts}
     alphabet = _multiples(-high, high, parts)
@@ -161,12 +179,6 @@ def graded(*, levels: int | None = None, parts: int = 1, v_init: float = 0.5) ->
 def _multiples(low: float, high: float, parts: int) -> str:
     event = "theta" if parts == 1 else f"theta/{parts}"
     return f"{{k {event}: k {'whole' if math.isinf(high) else f'= {low}..{high}'}}}"
-
-
-def _at_least_one(name: str, **counts: int) -> None:
-    for option, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name}: {option} must be a whole number of at least 1, got {count!r}")
 
 
 def _too_small(code: Code) -> str:

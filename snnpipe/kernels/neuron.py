@@ -16,14 +16,15 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.checks import takes, valid
 from snnpipe.codes import Clock, Code
 from snnpipe.errors import StageError
-from snnpipe.frozen import EMPTY, FrozenMap
-from snnpipe.kernels.codebook import BINARY, SIGNED, Codebook
+from snnpipe.frozen import EMPTY, FrozenMap, as_map
+from snnpipe.kernels.codebook import BINARY, SIGNED, UNIT, Codebook
 from snnpipe.kernels.encoder import TWO_SIDED, encode, encode_init, wire_spikes
-
-#: What one event of a unit can be: {0, theta}; {-theta, 0, theta}; one of finitely many levels; any float.
-UNITS = ("binary", "signed", "multi-level", "graded")
+from snnpipe.options import FLAG, LONGER_THAN_ONE, MAPPING, POTENTIAL, TEXT, WHOLE, function, instance, optional
+from snnpipe.options import whole as whole_number
+from snnpipe.text import Call, expression, remembered
 
 
 def nonzero(events: Tensor, theta: Tensor, **options: Any) -> Tensor:
@@ -34,6 +35,10 @@ def nonzero(events: Tensor, theta: Tensor, **options: Any) -> Tensor:
 def any_code(code: Code) -> str:
     """No objection."""
     return ""
+
+
+_STEP = function("state", "z", "theta", "clock", options=True)
+_SPIKES = function("events", "theta", options=True)
 
 
 @attrs.frozen
@@ -59,24 +64,32 @@ class Neuron:
         objection: ``objection(code) -> str``, why it is of no use under a code, ``""`` if it is.
     """
 
-    name: str
-    init: Callable[..., Any]
-    step: Callable[..., tuple[Any, Tensor]]
-    unit: str = attrs.field(default="binary", validator=attrs.validators.in_(UNITS))
-    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
-    wires: int = 1
-    alphabet: str = ""
-    state: int = 1
-    spikes: Callable[..., Tensor] = nonzero
-    two_sided: bool = False
-    caps: bool = False
-    objection: Callable[[Code], str] = any_code
+    name: str = attrs.field(validator=valid(TEXT))
+    init: Callable[..., Any] = attrs.field(validator=valid(function("theta", options=True)))
+    step: Callable[..., tuple[Any, Tensor]] = attrs.field(validator=valid(_STEP))
+    unit: str = attrs.field(default="binary", validator=valid(UNIT))
+    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
+    wires: int = attrs.field(default=1, validator=valid(WHOLE))
+    alphabet: str = attrs.field(default="", validator=valid(TEXT))
+    state: int = attrs.field(default=1, validator=valid(whole_number(0)))
+    spikes: Callable[..., Tensor] = attrs.field(default=nonzero, validator=valid(_SPIKES))
+    two_sided: bool = attrs.field(default=False, validator=valid(FLAG))
+    caps: bool = attrs.field(default=False, validator=valid(FLAG))
+    objection: Callable[[Code], str] = attrs.field(default=any_code, validator=valid(function("code")))
+    made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
+
+    def __repr__(self) -> str:
+        return expression(self)
 
     def __str__(self) -> str:
         shown: dict[str, Any] = {}
         for key, value in self.options.items():
             shown |= value.options if isinstance(value, Codebook) else {key: value}
         return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
+
+
+#: For arguments that are neurons.
+NEURON = instance(Neuron, "must be a neuron", "write integrate_and_fire(), signed_memory() or cascade(n=4)")
 
 
 def check_code(neuron: Neuron, code: Code) -> None:
@@ -100,6 +113,11 @@ def check_signed(neuron: Neuron) -> None:
         raise StageError(f"{neuron} says nothing below zero, but the value has both signs; {TWO_SIDED}")
 
 
+@takes(
+    codebook=instance(Codebook, "must be a Codebook", 'write encoder(Codebook("mine", whole, "multi-level", 0, 3))'),
+    v_init=POTENTIAL,
+)
+@remembered
 def encoder(codebook: Codebook, *, v_init: float = 0.5) -> Neuron:
     """The neuron of a codebook: greedy, with soft reset.
 
@@ -129,6 +147,8 @@ def encoder(codebook: Codebook, *, v_init: float = 0.5) -> Neuron:
     )
 
 
+@takes(v_init=POTENTIAL, v_reset=optional(POTENTIAL))
+@remembered
 def integrate_and_fire(*, v_init: float = 0.5, v_reset: float | None = None) -> Neuron:
     """The IF neuron; binary events.
 
@@ -156,19 +176,21 @@ def lif_step(v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, tau: float, *
     return encode((1.0 - 1.0 / tau) * v, z, theta, clock, **options)
 
 
+@takes(tau=LONGER_THAN_ONE, v_init=POTENTIAL, v_reset=optional(POTENTIAL))
+@remembered
 def leaky_integrate_and_fire(*, tau: float, v_init: float = 0.5, v_reset: float | None = None) -> Neuron:
     """The LIF neuron with time constant ``tau`` > 1 in steps; binary events.
 
     The leak loses charge, so the decoded value stays below the ANN's however large T is; meant for hardware that
     has no other neuron.
     """
-    if not tau > 1:
-        raise ValueError(f"leaky_integrate_and_fire: tau must be greater than 1 step, got {tau!r}")
     made = integrate_and_fire(v_init=v_init, v_reset=v_reset)
     options: FrozenMap[str, Any] = FrozenMap({"tau": tau, **made.options})
     return attrs.evolve(made, name="lif", step=lif_step, options=options, caps=False, objection=_forgets)
 
 
+@takes(v_init=POTENTIAL)
+@remembered
 def signed_memory(*, v_init: float = 0.5) -> Neuron:
     """The signed-memory neuron; events in {-theta, 0, theta}.
 

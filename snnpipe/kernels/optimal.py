@@ -12,16 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnpipe.checks import takes
 from snnpipe.errors import ThresholdError
 from snnpipe.frozen import FrozenMap
 from snnpipe.kernels.histogram import HISTOGRAM, OCTAVES, Histogram
-from snnpipe.kernels.threshold import Threshold, positive
+from snnpipe.kernels.threshold import GRANULARITY, Threshold
+from snnpipe.options import POSITIVE, STEPS, WHOLE, countable, number
+from snnpipe.text import remembered
 
 _COARSE = 16  # candidates per octave, for all channels alike
 _FINE = 16  # candidates between the neighbours of a channel's best
 _PIECE = 2**22  # numbers worked on at a time, so that temporary tensors stay small
 
 
+@takes(
+    ThresholdError, T=STEPS, levels=WHOLE, top=POSITIVE, per=GRANULARITY,
+    rounding=number("must lie in 0 <= rounding < 1", lambda value: 0 <= value < 1),
+)  # fmt: skip
+@remembered
 def mmse(T: int, *, levels: int = 1, rounding: float = 0.5, top: float = 1.0, per: str = "channel") -> Threshold:
     r"""The threshold that quantises the activations best in T steps.
 
@@ -44,13 +52,9 @@ def mmse(T: int, *, levels: int = 1, rounding: float = 0.5, top: float = 1.0, pe
     Reference: Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
     calibration", ICML, which averages the minimisers of single batches.
     """
-    given = {"T": positive("mmse", "T", T), "levels": positive("mmse", "levels", levels)}
-    if not 0 <= rounding < 1:
-        raise ThresholdError(f"mmse(rounding): 0 <= rounding < 1, got {rounding!r}")
-    if not top > 0:
-        raise ThresholdError(f"mmse(top): top must be a positive number, got {top!r}")
-    further = ({"rounding": float(rounding)} if rounding != 0.5 else {}) | ({"top": float(top)} if top != 1 else {})
-    return Threshold("mmse", HISTOGRAM, theta_mmse, FrozenMap(**given, **further), per)
+    countable("mmse", ThresholdError, levels=levels, T=T)
+    further = ({"rounding": rounding} if rounding != 0.5 else {}) | ({"top": top} if top != 1 else {})
+    return Threshold("mmse", HISTOGRAM, theta_mmse, FrozenMap(T=T, levels=levels, **further), per)
 
 
 def theta_mmse(summary: Histogram, *, T: int, levels: int = 1, rounding: float = 0.5, top: float = 1.0) -> Tensor:
@@ -87,6 +91,8 @@ def error_integral(x: Tensor, top: Tensor, n: int, rounding: float) -> Tensor:
     return ((x - k * step).pow_(3) + k * whole) / 3.0
 
 
+@takes(ThresholdError, iterations=WHOLE, lr=POSITIVE, per=GRANULARITY)
+@remembered
 def local_threshold_balancing(*, iterations: int = 1000, lr: float = 1.0, per: str = "channel") -> Threshold:
     r"""Raise the threshold by what exceeds it, again and again: descent on the squared clipping error.
 
@@ -105,10 +111,7 @@ def local_threshold_balancing(*, iterations: int = 1000, lr: float = 1.0, per: s
     Reference: Bu et al. 2025, "Inference-scale complexity in ANN-SNN conversion for high-performance and low-power
     applications", CVPR.
     """
-    positive("local_threshold_balancing", "iterations", iterations)
-    if not lr > 0:
-        raise ThresholdError(f"local_threshold_balancing(lr): lr must be a positive number, got {lr!r}")
-    options: FrozenMap[str, Any] = FrozenMap(iterations=iterations, lr=float(lr))
+    options: FrozenMap[str, Any] = FrozenMap(iterations=iterations, lr=lr)
     return Threshold("local_threshold_balancing", HISTOGRAM, theta_balanced, options, per)
 
 

@@ -16,10 +16,15 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.checks import takes
 from snnpipe.codes import Clock
-from snnpipe.kernels.neuron import Neuron
+from snnpipe.kernels.neuron import NEURON, Neuron
+from snnpipe.options import POSITIVE, one_of
+from snnpipe.text import remembered
 
 
+@takes(neuron=NEURON, how=one_of("carry", "mask"), clip=POSITIVE)
+@remembered
 def repaired(neuron: Neuron, *, how: str = "carry", clip: float = 3.0) -> Neuron:
     r"""``neuron`` for runs of two passes; the latency is that of both, tau + T steps.
 
@@ -33,8 +38,6 @@ def repaired(neuron: Neuron, *, how: str = "carry", clip: float = 3.0) -> Neuron
             ANN-SNN conversion error through residual membrane potential", AAAI).
         clip: the largest |e|, in thresholds.
     """
-    if how not in ("carry", "mask"):
-        raise ValueError(f'repaired: how is "carry" or "mask", got {how!r}')
     return attrs.evolve(
         neuron, name=f"{neuron.name}_{how}", init=_Init(neuron), step=_Step(neuron, how, clip), state=neuron.state + 1
     )

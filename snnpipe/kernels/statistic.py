@@ -1,7 +1,8 @@
 r"""Statistics of activations as mergeable values.
 
-A statistic summarises one batch, and two summaries merge into the summary of both; for all but ``moving_max`` the
-merge is associative and commutative, so neither the order of the data nor how it was batched can matter.
+A statistic summarises one batch, and two summaries merge into the summary of both; for all but moving averages
+(``kernels.moving``) the merge is associative and commutative, so neither the order of the data nor how it was batched
+can matter.
 
 Knows tensors; sites, batches and thresholds are other files' business.
 """
@@ -15,7 +16,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.checks import valid
+from snnpipe.frozen import EMPTY, FrozenMap, as_map
+from snnpipe.options import FLAG, MAPPING, TEXT, function, one_of, optional
+from snnpipe.text import constructor
+
+_SUMMARISE = function("x", "axis")
 
 
 @attrs.frozen
@@ -31,14 +37,27 @@ class Statistic:
         at: whether the value at a site's ``"output"`` is measured (what its neuron emits) or that at its ``"input"``
             (the neuron's current).
         signed: how to summarise at a site whose values have both signs; by default ``summarise`` of ``|x|``.
+        ordered: whether the order of the data matters; then the summary serves the rule it was made for and no other.
     """
 
-    name: str
-    summarise: Callable[[Tensor, int | None], Any]
-    merge: Callable[..., Any]
-    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
-    at: str = attrs.field(default="output", validator=attrs.validators.in_(("output", "input")))
-    signed: Callable[[Tensor, int | None], Any] | None = None
+    name: str = attrs.field(validator=valid(TEXT))
+    summarise: Callable[[Tensor, int | None], Any] = attrs.field(validator=valid(_SUMMARISE))
+    merge: Callable[..., Any] = attrs.field(validator=valid(function("a", "b", options=True)))
+    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
+    at: str = attrs.field(default="output", validator=valid(one_of("output", "input")))
+    signed: Callable[[Tensor, int | None], Any] | None = attrs.field(
+        default=None, validator=valid(optional(_SUMMARISE))
+    )
+    ordered: bool = attrs.field(default=False, validator=valid(FLAG))
+
+    def __repr__(self) -> str:
+        return constructor(self)
+
+    def of(self, x: Tensor, axis: int | None, signed: bool) -> Any:
+        """The summary of a batch at a site whose values have both signs, or one."""
+        if not signed:
+            return self.summarise(x, axis)
+        return self.summarise(x.abs(), axis) if self.signed is None else self.signed(x, axis)
 
 
 @attrs.frozen(eq=False)
@@ -51,21 +70,6 @@ class Extrema:
     def pooled(self) -> Extrema:
         """All channels taken as one."""
         return Extrema(self.count * self.max.numel(), self.max.amax().reshape(1))
-
-
-@attrs.frozen(eq=False)
-class MovingMax:
-    """An exponential moving average of batch maxima, (C,); depends on the order of the batches."""
-
-    value: Tensor
-
-    @property
-    def max(self) -> Tensor:
-        return self.value
-
-    def pooled(self) -> MovingMax:
-        """All channels taken as one."""
-        return MovingMax(self.value.amax().reshape(1))
 
 
 def summarise_extrema(x: Tensor, axis: int | None) -> Extrema:
@@ -83,22 +87,7 @@ def merge_extrema(a: Extrema, b: Extrema) -> Extrema:
     return Extrema(a.count + b.count, torch.maximum(a.max, b.max))
 
 
-def summarise_moving_max(x: Tensor, axis: int | None) -> MovingMax:
-    """The batch's largest value per channel."""
-    return MovingMax(channel_max(x, axis))
-
-
-def merge_moving_max(a: MovingMax, b: MovingMax, *, momentum: float) -> MovingMax:
-    """``(1 - momentum) a + momentum b``: the later summary counts ``momentum``, so order matters."""
-    return MovingMax((1.0 - momentum) * a.value + momentum * b.value)
-
-
 EXTREMA = Statistic("extrema", summarise_extrema, merge_extrema)
-
-
-def moving_max(momentum: float) -> Statistic:
-    """The order-dependent average of batch maxima that other tools call "max"."""
-    return Statistic("moving_max", summarise_moving_max, merge_moving_max, FrozenMap(momentum=momentum))
 
 
 def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:

@@ -1,29 +1,35 @@
 r"""Threshold rules: from a statistic of a site's activations to its firing threshold theta.
 
 Here is what a rule is, and the rules that read theta off a summary; those that minimise an error are in
-``kernels.optimal`` and ``kernels.moments``.  Knows summaries; sites and neurons are other files' business.
+``kernels.optimal`` and ``kernels.gaussian``, averages over batches in ``kernels.moving``.  Knows summaries; sites and
+neurons are other files' business.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import attrs
 from torch import Tensor
 
+from snnpipe.checks import Check, takes, valid
 from snnpipe.errors import ThresholdError
-from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.kernels.histogram import HISTOGRAM
-from snnpipe.kernels.statistic import EXTREMA, Statistic, moving_max
+from snnpipe.kernels.statistic import EXTREMA, Statistic
+from snnpipe.options import FLAG, MAPPING, POSITIVE, TEXT, function, instance, number, one_of, plain
+from snnpipe.text import Call, called, expression, remembered, shown
 
 #: What gets a threshold of its own.
 PER = ("channel", "layer", "neuron")
 
 
-def _granularity(rule: Threshold, attribute: Any, value: str) -> None:
-    if value not in PER:
-        raise ThresholdError(f'{rule.name}(per=...): per is "channel", "layer" or "neuron", got {value!r}')
+#: For arguments that say what gets a threshold of its own.
+GRANULARITY = one_of(*PER)
+_PERCENT = number("is in percent, 0 < q <= 100", lambda value: 0 < value <= 100, "write percentile(99.9)")
+_STATISTIC = instance(Statistic, "must be a Statistic", 'write Statistic("mine", summarise, merge)')
 
 
 @attrs.frozen
@@ -41,24 +47,33 @@ class Threshold:
         signed: further keyword arguments of ``theta`` at sites whose values have both signs.
     """
 
-    name: str
-    statistic: Statistic
-    theta: Callable[..., Tensor]
-    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
-    per: str = attrs.field(default="channel", validator=_granularity)
-    signed: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
+    name: str = attrs.field(validator=valid(TEXT, ThresholdError))
+    statistic: Statistic = attrs.field(validator=valid(_STATISTIC, ThresholdError))
+    theta: Callable[..., Tensor] = attrs.field(validator=valid(function("summary", options=True), ThresholdError))
+    options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
+    per: str = attrs.field(default="channel", validator=valid(GRANULARITY, ThresholdError))
+    signed: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
+    made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
 
     def __call__(self, summary: Any, *, signed: bool = False) -> Tensor:
         """The threshold for a site with this summary; ``signed`` says whether its values have both signs."""
         options = self.options | self.signed if signed else self.options
         return self.theta(summary.pooled() if self.per == "layer" else summary, **options)
 
+    @property
+    def _measured(self) -> FrozenMap[str, Any]:
+        """The options of an average, which its statistic has."""
+        return self.statistic.options if self.statistic.ordered else EMPTY
+
     def measures(self, other: Threshold) -> bool:
         """Whether what is measured for this rule is what is measured for the other."""
         return self.statistic == other.statistic and (self.per == "neuron") == (other.per == "neuron")
 
+    def __repr__(self) -> str:
+        return expression(self)
+
     def __str__(self) -> str:
-        options = ", ".join(f"{key}={_text(value)}" for key, value in self.options.items())
+        options = ", ".join(f"{key}={_text(value)}" for key, value in (self._measured | self.options).items())
         return f"{self.name}({options}) per {self.per}"
 
 
@@ -78,6 +93,8 @@ def theta_percentile(summary: Any, *, q: float, nonzero: bool = False, scale: fl
     return scale * theta.where(theta > 0, summary.max)
 
 
+@takes(ThresholdError, per=GRANULARITY)
+@remembered
 def maximum(*, per: str = "channel") -> Threshold:
     """The largest activation seen.
 
@@ -91,13 +108,19 @@ def maximum(*, per: str = "channel") -> Threshold:
     return Threshold("maximum", EXTREMA, theta_maximum, EMPTY, per)
 
 
+@takes(ThresholdError, k=POSITIVE, per=GRANULARITY)
+@remembered
 def scaled(k: float, *, per: str = "channel") -> Threshold:
     """``k`` times the largest activation seen, ``k`` > 0."""
-    if not k > 0:
-        raise ThresholdError(f"scaled(k): k must be a positive number, got {k!r}; for example scaled(0.8)")
-    return Threshold("scaled", EXTREMA, theta_maximum, FrozenMap(k=float(k)), per)
+    return Threshold("scaled", EXTREMA, theta_maximum, FrozenMap(k=k), per)
 
 
+@takes(
+    ThresholdError,
+    q=_PERCENT,
+    nonzero=FLAG, scale=POSITIVE, per=GRANULARITY,
+)  # fmt: skip
+@remembered
 def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str = "channel") -> Threshold:
     """The ``q``-th percentile of the activations, 0 < ``q`` <= 100.
 
@@ -113,23 +136,8 @@ def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str 
     Reference: Rueckauer et al. 2017, "Conversion of continuous-valued deep networks to efficient event-driven
     networks for image classification", Frontiers in Neuroscience, which takes the activations that are not zero.
     """
-    if not 0 < q <= 100:
-        raise ThresholdError(f"percentile(q): q is in percent, 0 < q <= 100, got {q!r}; for example percentile(99.9)")
-    if not scale > 0:
-        raise ThresholdError(f"percentile(scale): scale must be a positive number, got {scale!r}")
-    further = ({"nonzero": True} if nonzero else {}) | ({"scale": float(scale)} if scale != 1 else {})
-    return Threshold("percentile", HISTOGRAM, theta_percentile, FrozenMap(q=float(q), **further), per)
-
-
-def ema(momentum: float = 0.1, *, per: str = "channel") -> Threshold:
-    """Exponential moving average of the batches' maxima.
-
-    **Depends on the order of the batches** and weighs a short last batch like a full one; it is here to reproduce
-    tools that average so (and call it "max").  Prefer ``maximum()``.
-    """
-    if not 0 < momentum <= 1:
-        raise ThresholdError(f"ema(momentum): 0 < momentum <= 1, got {momentum!r}")
-    return Threshold("ema", moving_max(float(momentum)), theta_maximum, EMPTY, per)
+    further = ({"nonzero": True} if nonzero else {}) | ({"scale": scale} if scale != 1 else {})
+    return Threshold("percentile", HISTOGRAM, theta_percentile, FrozenMap(q=q, **further), per)
 
 
 def as_threshold(value: Threshold | str | float) -> Threshold:
@@ -142,29 +150,39 @@ def as_threshold(value: Threshold | str | float) -> Threshold:
     """
     if isinstance(value, Threshold):
         return value
+    if isinstance(value, str):
+        return _written_elsewhere(value)
+    found = plain(value)
+    if isinstance(found, bool) or not isinstance(found, Real):
+        raise ThresholdError(f"not a threshold rule: {shown(value)}. {called(value).capitalize() or _WRITE}")
+    share = float(found)
+    if not 0 < share <= 1:
+        meant = f"Write percentile({share:g}) for a percentile, scaled({share:g}) for a multiple of the maximum"
+        raise ThresholdError(
+            f"not a threshold rule: {shown(value)}; a plain number is a share of the maximum, 0 < k <= 1. "
+            f"{meant if 1 < share <= 100 else _WRITE}, and replace(threshold=fixed(...)) for a threshold without data"
+        )
+    return scaled(share)
+
+
+_WRITE = (
+    "Write maximum(), percentile(99.9), scaled(0.8) or ema(0.1), or the strings other tools use: 'max', '99.9%', 0.8"
+)
+
+
+def _written_elsewhere(text: str) -> Threshold:
+    found = text.strip().lower()
+    if found == "max":
+        return maximum()
     try:
-        if isinstance(value, str) and value.strip().lower() == "max":
-            return maximum()
-        if isinstance(value, str) and value.strip().endswith("%"):
-            return percentile(float(value.strip()[:-1]))
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return scaled(value)
-    except ThresholdError:
-        raise
+        share = float(found[:-1]) if found.endswith("%") else None
     except ValueError:
-        pass
-    raise ThresholdError(
-        f"not a threshold rule: {value!r}. Write maximum(), percentile(99.9), scaled(0.8) or ema(0.1), "
-        "or the strings other tools use: 'max', '99.9%', 0.8"
-    )
+        share = None
+    if share is None:
+        raise ThresholdError(f"not a threshold rule: {shown(text)}. {_WRITE}")
+    return percentile(share)
 
 
-def positive(rule: str, name: str, value: int) -> int:
-    """``value``, if it is a whole number of at least 1.
-
-    Raises:
-        ThresholdError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ThresholdError(f"{rule}({name}): {name} must be a whole number of at least 1, got {value!r}")
-    return value
+#: For arguments that are threshold rules, and for those that may be what other tools write for one.
+RULE = instance(Threshold, "must be a threshold rule", "write maximum(), percentile(99.9) or scaled(0.8)")
+THRESHOLD = Check(RULE.wanted, as_threshold, RULE.write)

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from snnpipe.checks import Check, takes
+from snnpipe.errors import ThresholdError
 from snnpipe.kernels.quantiser import qcfs
+from snnpipe.options import COUNTABLE, POSITIVE, WHOLE, optional, whole
+
+
+def _positive(theta: Any) -> Any:
+    """A number, or a tensor of them."""
+    if not isinstance(theta, Tensor):
+        return POSITIVE.accept(theta)
+    if theta.is_complex() or theta.numel() == 0 or not bool(((theta > 0) & theta.isfinite()).all()):
+        raise ValueError
+    return theta
+
+
+_AXIS = whole(-COUNTABLE, -1, "is counted from the end, a whole number below 0")
 
 
 class QCFS(nn.Module):
@@ -23,7 +40,7 @@ class QCFS(nn.Module):
         axis: the channel axis, counted from the end: -3 behind a ``Conv2d``, -1 behind a ``Linear``.
 
     Raises:
-        ValueError: no level, a threshold that is not positive, or thresholds without an axis.
+        ThresholdError: no level, a threshold that is not positive, or thresholds without an axis.
 
     Reference: Bu et al. 2022, "Optimal ANN-SNN conversion for high-accuracy and ultra-low-latency spiking neural
     networks", ICLR.
@@ -38,15 +55,13 @@ class QCFS(nn.Module):
 
     theta: nn.Parameter
 
+    @takes(ThresholdError, levels=WHOLE, theta=Check("must be positive", _positive), axis=optional(_AXIS))
     def __init__(self, levels: int = 8, theta: float | Tensor = 8.0, axis: int | None = None) -> None:
         super().__init__()
-        first = torch.as_tensor(theta, dtype=None if isinstance(theta, Tensor) else torch.get_default_dtype())
-        if not isinstance(levels, int) or levels < 1:
-            raise ValueError(f"QCFS: levels must be a whole number of at least 1, got {levels!r}")
-        if first.numel() == 0 or not bool((first > 0).all()):
-            raise ValueError(f"QCFS: theta must be positive, got {theta!r}")
-        if (first.numel() > 1 and axis is None) or first.ndim > 1 or (axis is not None and axis >= 0):
-            raise ValueError(
+        first = theta if isinstance(theta, Tensor) else torch.tensor(theta)
+        first = first if first.is_floating_point() else first.to(torch.get_default_dtype())
+        if (first.numel() > 1 and axis is None) or first.ndim > 1:
+            raise ThresholdError(
                 f"QCFS: thresholds of channels, here of shape {tuple(first.shape)}, are (C,) along an axis counted "
                 f"from the end, got axis={axis!r}; write QCFS(levels=8, theta=torch.full((C,), 8.0), axis=-3)"
             )

@@ -11,7 +11,10 @@ from types import EllipsisType
 
 import attrs
 
+from snnpipe.checks import takes
+from snnpipe.errors import StageError
 from snnpipe.graph import Graph, Node, Param, Ref
+from snnpipe.options import instance
 from snnpipe.state import Levels
 
 
@@ -65,6 +68,7 @@ def fake_quantize_site(node: Node, graph: Graph) -> Match | None:
     return None if match is None or match.signed or own else match
 
 
+@takes(StageError, node=instance(Node, "must be a node of a graph"), graph=instance(Graph, "must be a graph"))
 def every_fake_quantize_site(node: Node, graph: Graph) -> Match | None:
     """s clip(round(x / s), low, high) with low <= 0 < high; for neurons that keep within these levels."""
     if node.op != "fake_quantize" or not isinstance(node["zero_point"], int):

@@ -7,20 +7,24 @@ from typing import Any
 
 import torch
 
+from snnpipe.checks import takes
 from snnpipe.emit import neuron_path
+from snnpipe.errors import InputError
 from snnpipe.frozen import leaves
 from snnpipe.graph import refs
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.modules import SpikingNeuron, held
+from snnpipe.options import RUN
 from snnpipe.runtime.activations import activations
-from snnpipe.runtime.inputs import bind, check_delay, check_steps
-from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.runtime.inputs import bind, check_delay, check_samples
+from snnpipe.runtime.network import NETWORK, SpikingNetwork
 
 #: The readout keeps at least so many steps.
 AT_LEAST = 4
 
 
+@takes(InputError, snn=NETWORK, T=RUN)
 def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> int:
     r"""The first steps that ``snn(x, T=T, delay=...)`` should leave out, in which the output answers to no input yet.
 
@@ -49,11 +53,12 @@ def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> in
     >>> readout_delay(snn, torch.ones(1, 1), T=16)  # 1/2 to go, 1/10 a step
     5
     """
-    check_steps(T)
     longest = max(0, T - AT_LEAST)
     check_delay(min(1, longest), T, snn.code)
+    given = bind(snn.graph, inputs, named)
+    check_samples("readout_delay", given)
     with torch.no_grad():
-        found = activations(snn.graph)(snn, bind(snn.graph, inputs, named))
+        found = activations(snn.graph)(snn, given)
     begins: dict[str, float] = {}
     for node in snn.graph:
         begins[node.name] = max((begins[name] for name in refs(node.operands)), default=0.0)

@@ -8,8 +8,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.checks import takes, valid
 from snnpipe.codes import Clock
 from snnpipe.errors import InputError
+from snnpipe.options import TEXT, function, instance, optional
+from snnpipe.text import Call, expression, remembered
 
 
 @attrs.frozen
@@ -22,33 +25,58 @@ class Encoding:
             the only encoding that lets the network compute once what depends on the input alone.
     """
 
-    name: str
-    encode: Callable[[Tensor, Clock], Tensor] | None
+    name: str = attrs.field(validator=valid(TEXT, InputError))
+    encode: Callable[[Tensor, Clock], Tensor] | None = attrs.field(
+        validator=valid(optional(function("x", "clock")), InputError)
+    )
+    made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
+
+    def __repr__(self) -> str:
+        return expression(self)
 
 
+#: For arguments that are encodings.
+ENCODING = instance(Encoding, "must be an encoding", "write constant(), poisson() or events()")
+
+
+@remembered
 def constant() -> Encoding:
     """The input itself as a constant current (direct encoding): its events decode to x at every step."""
     return Encoding("constant", None)
 
 
+@attrs.frozen
+class _Poisson:
+    """Random spikes."""
+
+    generator: torch.Generator | None
+
+    def __call__(self, x: Tensor, clock: Clock) -> Tensor:
+        if clock.kappa != 1.0:
+            raise InputError("poisson: random spikes have the mean x, which only the RATE code decodes")
+        if not bool((x.abs() <= 1).all()):
+            raise InputError(f"poisson: inputs must lie in [-1, 1], got up to {x.abs().max():.3g}; scale them first")
+        drawn = torch.rand(x.shape, generator=self.generator, dtype=x.dtype, device=x.device)
+        return torch.where(drawn < x.abs(), x.sign(), torch.zeros_like(x))
+
+
+@takes(
+    InputError,
+    generator=optional(
+        instance(torch.Generator, "must be a torch.Generator", "write torch.Generator().manual_seed(0)")
+    ),
+)
+@remembered
 def poisson(generator: torch.Generator | None = None) -> Encoding:
     """Bernoulli spikes ``x_t = sign(x) [u < abs(x)]``, u uniform, for inputs in [-1, 1]; their mean is x.
 
     Args:
         generator: source of randomness; the same seed gives the same spikes.
     """
-
-    def encode(x: Tensor, clock: Clock) -> Tensor:
-        if clock.kappa != 1.0:
-            raise InputError("poisson: random spikes have the mean x, which only the RATE code decodes")
-        if bool((x.abs() > 1).any()):
-            raise InputError(f"poisson: inputs must lie in [-1, 1], got up to {x.abs().max():.3g}; scale them first")
-        drawn = torch.rand(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return torch.where(drawn < x.abs(), x.sign(), torch.zeros_like(x))
-
-    return Encoding("poisson", encode)
+    return Encoding("poisson", _Poisson(generator))
 
 
+@remembered
 def events() -> Encoding:
     """The input is an event sequence already, (T, B, ...): step t takes ``x[t - 1]``."""
     return Encoding("events", take_step)
@@ -56,6 +84,6 @@ def events() -> Encoding:
 
 def take_step(x: Tensor, clock: Clock) -> Tensor:
     """Step ``clock.t`` of a sequence (T, ...)."""
-    if clock.t > x.shape[0]:
-        raise InputError(f"events: the sequence has {x.shape[0]} steps, step {clock.t} was asked for")
+    if x.ndim == 0 or clock.t > len(x):
+        raise InputError(f"events: the sequence has {x.shape[0] if x.ndim else 0} steps, step {clock.t} was asked for")
     return x[clock.t - 1]

@@ -16,6 +16,7 @@ from snnpipe.frozen import FrozenMap, Packed, freeze
 from snnpipe.graph import Graph, Traced
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.table import batched_rank
+from snnpipe.options import whole
 
 
 def bind(graph: Graph, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,27 +169,26 @@ def steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int
     return lengths.pop()
 
 
-def check_steps(T: Any) -> None:
-    """T is a number of steps."""
-    if not isinstance(T, int) or isinstance(T, bool) or T < 1:
-        raise InputError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")
+#: How many first steps a readout leaves out.
+DELAY = whole(0, wanted="is a number of steps that the readout leaves out, a whole number of at least 0")
 
 
-def check_schedule(schedule: Any) -> None:
-    """There are two."""
-    if schedule not in ("step", "layer"):
-        raise InputError(f'schedule is "step" or "layer", got {schedule!r}')
-
-
-def check_delay(delay: Any, T: int, code: Code) -> None:
+def check_delay(delay: int, T: int, code: Code) -> None:
     """A readout may leave out first steps if the rest is an average of its own."""
-    if not isinstance(delay, int) or isinstance(delay, bool) or not 0 <= delay < T:
+    if delay >= T:
         raise InputError(f"delay is a number of steps that the readout leaves out, 0 <= delay < T = {T}; got {delay!r}")
     if delay and any(code.clock(t).alpha >= 1.0 for t in range(2, T + 1)):
         raise InputError(
             f"delay: under {code} every event is needed for the sum; leave out delay=, or use a code that averages: "
             "td_rewrite(code=RATE)"
         )
+
+
+def check_samples(where: str, given: Mapping[str, Any]) -> None:
+    """What is measured on data needs some."""
+    empty = [name for name, value in given.items() for leaf in tensors(value) if not leaf.numel()]
+    if empty:
+        raise InputError(f"{where}: input {empty[0]} is empty; give it at least one sample")
 
 
 def _is_whole(leaf: Tensor) -> bool:

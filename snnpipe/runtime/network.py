@@ -9,7 +9,8 @@ import attrs
 import torch
 from torch import Tensor, fx, nn
 
-from snnpipe.codes import Clock, Code
+from snnpipe.checks import takes
+from snnpipe.codes import CODE, Clock, Code
 from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap
@@ -19,13 +20,13 @@ from snnpipe.kernels import temporal
 from snnpipe.kernels.temporal import difference, zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
-from snnpipe.runtime.encoding import Encoding, constant
+from snnpipe.options import MAPPING, RUN, SCHEDULE, instance, one_of, whole
+from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import (
+    DELAY,
     bind,
     check_delay,
-    check_schedule,
     check_shapes,
-    check_steps,
     encoded,
     explained,
     part_of,
@@ -79,8 +80,12 @@ class SpikingNetwork(nn.Module):
     of the network (``code``), the attribute is the network's, and ``named_modules`` and ``state_dict`` have the ANN's.
     """
 
+    @takes(graph=instance(Graph, "must be a graph", "write to_snn(state)"), params=MAPPING, code=CODE)
     def __init__(self, graph: Graph, params: Mapping[str, Tensor], code: Code, history: tuple[Event, ...] = ()) -> None:
         super().__init__()
+        missing = sorted(graph.param_keys() - params.keys())
+        if missing:
+            raise InputError(f"SpikingNetwork: params has no {', '.join(missing)}; to_snn(state) makes the network")
         self.graph, self.code, self.history = graph, code, history
         self._every = frozenset(node["name"] for node in graph.inputs)
         tree = module_tree(graph, params)
@@ -98,6 +103,7 @@ class SpikingNetwork(nn.Module):
         """The module that holds the tensors: the network itself."""
         return self
 
+    @takes(InputError, T=RUN, encoding=ENCODING, readout=one_of("last", "every"), schedule=SCHEDULE, delay=DELAY)
     def forward(
         self,
         *inputs: Any,
@@ -128,20 +134,15 @@ class SpikingNetwork(nn.Module):
         Returns:
             The ANN's output structure; each tensor has the ANN's shape, or ``(T, ...)`` for ``"every"``.
         """
-        check_schedule(schedule)
         if schedule == "layer":
             return self._layerwise(inputs, named, T, encoding, readout, delay)
         if readout == "every":
             return _stacked(list(self.iterate(*inputs, T=T, encoding=encoding, delay=delay, **named)))
-        if readout != "last":
-            raise InputError(f'readout is "last" or "every", got {readout!r}')
-        check_steps(T)
         return next(self._decoded(inputs, named, T, encoding, (T,), delay))
 
     def _layerwise(
         self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, readout: str, delay: int
     ) -> Any:
-        check_steps(T)
         if readout != "last" or encoding.encode is not None or delay:
             raise InputError(
                 'schedule="layer": every layer waits for the one before it, so the input is a constant current and '
@@ -151,6 +152,7 @@ class SpikingNetwork(nn.Module):
         check_shapes(given, self.graph)
         return self._call(layerwise(self.graph), self.code, T, given)
 
+    @takes(InputError, T=whole(most=2**62, wanted=RUN.wanted), encoding=ENCODING, delay=DELAY)
     def iterate(
         self, *inputs: Any, T: int, encoding: Encoding = constant(), delay: int = 0, **named: Any
     ) -> Iterator[Any]:
@@ -158,7 +160,6 @@ class SpikingNetwork(nn.Module):
 
         Up to step ``delay`` it is that of all events so far, then that of the events since.
         """
-        check_steps(T)
         return self._decoded(inputs, named, T, encoding, range(1, T + 1), delay)
 
     def _decoded(
@@ -201,6 +202,7 @@ class SpikingNetwork(nn.Module):
         _, statics = self._prepared(given, sequences(given) if given else self._every)
         return State(0, FrozenMap(), FrozenMap(statics), None)
 
+    @takes(InputError, state=instance(State, "must be a state", "write snn.step(snn.init(x), x_t)"))
     def step(self, state: State, *inputs: Any, **named: Any) -> tuple[State, Any]:
         """One time step on events: ``(state, x_t) -> (state, y_t)``; the given state is unchanged.
 
@@ -275,6 +277,13 @@ class SpikingNetwork(nn.Module):
     def __reduce__(self) -> Any:
         params = {key: held(self, key) for key in sorted(self.graph.param_keys())}
         return _rebuilt, (self.graph, params, self.code, self.history, self.training)
+
+
+#: For arguments that are converted networks.
+NETWORK = instance(
+    SpikingNetwork, "must be a converted network", "write pipe(model, trace, fuse, calibrate(loader), to_snn); of a "
+    "recipe's answer take .snn",
+)  # fmt: skip
 
 
 def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool) -> Any:

@@ -7,21 +7,26 @@ from typing import Any
 
 import torch
 
-from snnpipe.codes import RATE, Code
+from snnpipe.checks import takes
+from snnpipe.codes import CODE, RATE, Code
 from snnpipe.emit import neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Param
 from snnpipe.kernels.statistic import EXTREMA
-from snnpipe.runtime.inputs import check_steps
+from snnpipe.options import RUN, one_of
 from snnpipe.stage import BoundStage
-from snnpipe.stages.correct import HAS_NEURONS, check_batches
+from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.prefix import as_events, bound, detached, every_step
 from snnpipe.stages.thresholds import filled, like_network
 from snnpipe.state import ConversionState, Event
+from snnpipe.text import remembered
 
 
+@takes(StageError, batches=BATCHES_AND_T, T=RUN, per=one_of("layer", "channel"), code=CODE, max_batches=MAX_BATCHES)
+@remembered
 def balance(
     batches: Iterable[Any], *, T: int, per: str = "layer", code: Code = RATE, max_batches: int | None = None
 ) -> BoundStage:
@@ -48,10 +53,6 @@ def balance(
     Reference: Sengupta et al. 2019, "Going deeper in spiking neural networks: VGG and residual architectures",
     Frontiers in Neuroscience.
     """
-    check_batches("balance", batches)
-    check_steps(T)
-    if per not in ("layer", "channel"):
-        raise StageError(f'balance: per is "layer" or "channel", got {per!r}')
     given = {"batches": batches, "T": T, "per": per, "code": code, "limit": max_batches}
     return BoundStage(_balance, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
 

@@ -11,6 +11,7 @@ from toolz import take
 from torch import Tensor, fx, nn
 from tqdm import tqdm
 
+from snnpipe.checks import takes
 from snnpipe.emit import emit, module_tree, placeholder, reader
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
@@ -18,15 +19,23 @@ from snnpipe.generated import compiled
 from snnpipe.kernels.statistic import unpadded
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.kernels.threshold import Threshold
+from snnpipe.options import FLAG, TEXT, function, optional
 from snnpipe.stage import BoundStage, check_state
+from snnpipe.stages.batches import BATCHES, DEVICE, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrument
 from snnpipe.state import ConversionState, Event, Levels, Site
+from snnpipe.text import remembered
 
 #: Keys under which a dictionary batch keeps its input, in order of preference.
 INPUT_KEYS = ("input", "image", "images", "img", "x", "data", "pixel_values")
 
 
+@takes(
+    CalibrationError, batches=BATCHES, forward=optional(function("model", "batch")), mask=optional(TEXT),
+    max_batches=MAX_BATCHES, progress=FLAG, device=optional(DEVICE),
+)  # fmt: skip
+@remembered
 def calibrate(
     batches: Iterable[Any],
     *,
@@ -60,16 +69,6 @@ def calibrate(
     >>> state.statistics["_1"].count
     8
     """
-    if isinstance(batches, ConversionState | nn.Module) or not isinstance(batches, Iterable):
-        missing = "the data is missing" if isinstance(batches, ConversionState) else "expected an iterable of batches"
-        raise CalibrationError(
-            f"calibrate: {missing}, got a {type(batches).__name__}; "
-            "write calibrate(loader), or calibrate([x]) for one tensor"
-        )
-    if isinstance(batches, Tensor):
-        raise CalibrationError("calibrate: got one tensor where batches are expected; write calibrate([x])")
-    if max_batches is not None and max_batches < 1:
-        raise CalibrationError(f"calibrate: max_batches must be at least 1, got {max_batches}")
     config: FrozenMap[str, Any] = FrozenMap(
         batches=batches, forward=forward, mask=mask, max_batches=max_batches, progress=progress, device=device
     )
@@ -176,9 +175,7 @@ def _summariser(site: Site, threshold: Threshold) -> Callable[..., Any]:
         x = x if mask is None else unpadded(x, mask, site.axis)
         x, axis = (x.reshape(len(x), -1), 1) if threshold.per == "neuron" else (x, site.axis)
         try:
-            if site.signed and statistic.signed is not None:
-                return statistic.signed(x, axis)
-            return statistic.summarise(x.abs() if site.signed else x, axis)
+            return statistic.of(x, axis, site.signed)
         except CalibrationError as error:
             raise CalibrationError(f"calibrate: at site {site.name}, {error}") from error
 

@@ -6,19 +6,22 @@ What is measured and changed is said here; ``stages.adjust`` walks the network.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from snnpipe.codes import RATE, Code
-from snnpipe.errors import CalibrationError, StageError
+from snnpipe.checks import takes
+from snnpipe.codes import CODE, RATE, Code
+from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.ops.lift import has_neurons
-from snnpipe.runtime.inputs import check_schedule, check_steps
+from snnpipe.options import RUN, SCHEDULE, WHOLE, one_of
 from snnpipe.stage import BoundStage
 from snnpipe.stages.adjust import Adjustment, Seen, adjusted
+from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.state import ConversionState
+from snnpipe.text import remembered
 
 HAS_NEURONS = (lambda state: has_neurons(state.graph), "there are no neurons to correct; put replace before it")
 
@@ -31,6 +34,14 @@ def _input_error(seen: Seen) -> Tensor:
     return seen.z - seen.z_snn
 
 
+_PER = one_of("channel", "neuron")
+_options = partial(
+    takes, StageError, batches=BATCHES_AND_T, T=RUN, per=_PER, code=CODE, schedule=SCHEDULE, max_batches=MAX_BATCHES
+)
+
+
+@_options(iterations=WHOLE)
+@remembered
 def correct_bias(
     batches: Iterable[Any], *, T: int, per: str = "channel", iterations: int = 1, code: Code = RATE,
     schedule: str = "step", max_batches: int | None = None,
@@ -62,6 +73,8 @@ def correct_bias(
                   max_batches)  # fmt: skip
 
 
+@_options()
+@remembered
 def correct_potential(
     batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: str = "step",
     max_batches: int | None = None,
@@ -81,6 +94,8 @@ def correct_potential(
     return _stage("correct_potential", (("charge", _output_error),), batches, T, per, code, schedule, max_batches)
 
 
+@_options()
+@remembered
 def correct_threshold(
     batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: str = "step",
     max_batches: int | None = None,
@@ -106,16 +121,5 @@ def _stage(
     name: str, adjustment: Adjustment, batches: Any, T: int, per: str, code: Code, schedule: str,
     max_batches: int | None,
 ) -> BoundStage:  # fmt: skip
-    if per not in ("channel", "neuron"):
-        raise StageError(f'{name}: per is "channel" or "neuron", got {per!r}')
-    check_batches(name, batches)
-    check_steps(T)
-    check_schedule(schedule)
     given = {"adjustment": adjustment, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
     return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given | {"limit": max_batches, "called": name}))
-
-
-def check_batches(name: str, batches: Any) -> None:
-    """Complain of what is no iterable of batches."""
-    if isinstance(batches, Tensor | ConversionState) or not isinstance(batches, Iterable):
-        raise CalibrationError(f"{name}: expected batches, got a {type(batches).__name__}; write {name}([x], T=...)")

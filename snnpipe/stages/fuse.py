@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from snnpipe.options import functions
 from snnpipe.rewrite import RewriteRule, rewrite
 from snnpipe.rules.fusion import FUSE_RULES
 from snnpipe.stage import stage
@@ -13,7 +14,7 @@ NOT_LIFTED = (
 )
 
 
-@stage(NOT_LIFTED)
+@stage(NOT_LIFTED, rules=functions("node", "graph", "params"))
 def fuse(state: ConversionState, *, rules: tuple[RewriteRule, ...] = FUSE_RULES) -> ConversionState:
     """Fold Conv1-3d, ConvTranspose1-3d or Linear + BatchNorm into one layer; the input is unchanged.
 

@@ -8,8 +8,9 @@ import attrs
 
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Ref, redirecting, unique_name
-from snnpipe.kernels.threshold import Threshold, as_threshold, percentile
+from snnpipe.kernels.threshold import THRESHOLD, Threshold, as_threshold, percentile
 from snnpipe.ops.lift import has_neurons
+from snnpipe.options import functions
 from snnpipe.rewrite import rewrite
 from snnpipe.rules.axes import channel_axis
 from snnpipe.rules.placement import PLACEMENT_RULES
@@ -27,7 +28,7 @@ NO_NEURONS = (
 DEFAULT_THRESHOLD = percentile(99.9)
 
 
-@stage(NOT_LIFTED, NO_NEURONS)
+@stage(NOT_LIFTED, NO_NEURONS, rules=functions("node", "graph"), statistic=THRESHOLD)
 def instrument(
     state: ConversionState,
     *,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from snnpipe.checks import takes
+from snnpipe.errors import StageError
 from snnpipe.kernels.multilevel import st_bif
-from snnpipe.kernels.neuron import Neuron
-from snnpipe.state import Levels, Site
+from snnpipe.kernels.neuron import NEURON, Neuron
+from snnpipe.state import SITE, Levels, Site
 
 
+@takes(StageError, site=SITE, neuron=NEURON)
 def matching_levels(site: Site, neuron: Neuron) -> Neuron | None:
     """A rule for ``replace``: at quantised sites the ST-BIF neuron with the site's own levels, no opinion elsewhere.
 

@@ -15,16 +15,17 @@ from snnpipe.errors import Problem, StageError, ThresholdWarning, listing
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.encoder import TWO_SIDED
-from snnpipe.kernels.neuron import Neuron, integrate_and_fire
+from snnpipe.kernels.neuron import NEURON, Neuron, integrate_and_fire
 from snnpipe.kernels.threshold import Threshold, as_threshold
+from snnpipe.options import functions, optional
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrument
-from snnpipe.stages.thresholds import ThresholdRule, site_threshold
+from snnpipe.stages.thresholds import THRESHOLD_RULE, ThresholdRule, site_threshold
 from snnpipe.state import ConversionState, Event, Levels, Site
 
 
-@stage(NOT_LIFTED, NO_NEURONS)
+@stage(NOT_LIFTED, NO_NEURONS, neuron=NEURON, threshold=optional(THRESHOLD_RULE), rules=functions("site", "neuron"))
 def replace(
     state: ConversionState,
     *,
@@ -65,7 +66,8 @@ def replace(
         found = site_threshold(site, state, rule, chosen)
         theta, silent = found.theta, found.silent
         quiet += [f"{site.name} ({silent} of {theta.numel()} channels)"] * bool(silent)
-        unit = next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron)
+        unit = NEURON.hold(next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron),
+                           f"what the rules say at site {site.name}", "replace", StageError)  # fmt: skip
         node = state.graph[name]
         reason = _misfit(site, unit, known=chosen is None)
         misfits += [Problem(node.name, site.name, node.where, reason)] * bool(reason)

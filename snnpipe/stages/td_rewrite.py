@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snnpipe.codes import TD, Code
+from snnpipe.codes import CODE, TD, Code
 from snnpipe.errors import StageError
 from snnpipe.ops.lift import Case, graded_units, lift, place
 from snnpipe.stage import stage
@@ -10,7 +10,7 @@ from snnpipe.stages.replace import settle
 from snnpipe.state import ConversionState, Event
 
 
-@stage()
+@stage(code=CODE)
 def td_rewrite(state: ConversionState, *, code: Code = TD) -> ConversionState:
     """Lift every operator to ``code`` by the law (``ops.lift``); the input is unchanged.
 

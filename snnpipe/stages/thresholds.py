@@ -9,12 +9,27 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, ThresholdError
-from snnpipe.kernels.threshold import Threshold
+from snnpipe.kernels.threshold import Threshold, as_threshold
+from snnpipe.options import POSITIVE, function
 from snnpipe.state import ConversionState, Levels, Site
+from snnpipe.text import shown
 
 #: A threshold of one's own: ``rule(site, summary) -> Tensor``, (C,) or (1,); ``summary`` is ``None`` without data.
 ThresholdRule = Callable[[Site, Any], Tensor]
+
+
+def _rule_or_function(value: Any) -> Any:
+    """A rule, what other tools write for one, or a function of one's own."""
+    return _OWN.accept(value) if callable(value) and not isinstance(value, Threshold) else as_threshold(value)
+
+
+_OWN = function("site", "summary")
+#: For arguments that are thresholds: rules or functions.
+THRESHOLD_RULE = Check(
+    "must be a threshold rule or a function (site, summary)", _rule_or_function, "write maximum() or percentile(99.9)"
+)
 
 
 @attrs.frozen(eq=False)
@@ -41,7 +56,7 @@ def site_threshold(
     """
     summary = state.statistics.get(site.node)
     if chosen is not None:
-        theta = _checked(torch.as_tensor(chosen(site, summary)).detach().reshape(-1), site, summary)
+        theta = _checked(_as_tensor(chosen(site, summary), site), site, summary)
         return SiteThreshold(like_network(theta, state.params), 0, getattr(chosen, "__name__", repr(chosen)))
     if isinstance(site.cap, Levels):
         theta = _checked(site.cap.value(site.cap.top, state.params), site, None)
@@ -53,6 +68,11 @@ def site_threshold(
         raise StageError(
             f"replace: nothing was measured at site {site.name}; put calibrate(loader) before replace, "
             "or give thresholds: replace(threshold=fixed(1.0))"
+        )
+    if rule.statistic.ordered and not rule.measures(state.threshold):
+        raise ThresholdError(
+            f"replace: {rule} depends on the order of the data, and at site {site.name} was measured for "
+            f"{state.threshold}; calibrate for it: pipe(..., instrument(statistic={rule!r}), calibrate(loader))"
         )
     if (rule.per == "neuron") != (state.threshold.per == "neuron") and rule.per != "layer":
         raise ThresholdError(
@@ -73,13 +93,14 @@ def site_threshold(
     return SiteThreshold(like_network(filled(theta), state.params), int((~_usable(theta)).sum()), str(rule))
 
 
+@takes(ThresholdError, theta=POSITIVE)
 def fixed(theta: float) -> ThresholdRule:
     """The same threshold at every site, without data (for trying things out).
 
     >>> fixed(2.0)(None, None)
     tensor([2.])
     """
-    return _Fixed(float(theta))
+    return _Fixed(theta)
 
 
 @attrs.frozen
@@ -91,6 +112,16 @@ class _Fixed:
 
     def __repr__(self) -> str:
         return f"fixed({self.theta:g})"
+
+
+def _as_tensor(theta: Any, site: Site) -> Tensor:
+    try:
+        return torch.as_tensor(theta).detach().reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ThresholdError(
+            f"replace: the threshold rule gave {shown(theta)} for site {site.name}; "
+            "a threshold is a positive number or a tensor of them"
+        ) from error
 
 
 def _checked(theta: Tensor, site: Site, summary: Any) -> Tensor:
@@ -120,7 +151,8 @@ def _usable(theta: Tensor) -> Tensor:
 
 
 def like_network(theta: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-    """In the dtype and on the device of the weights; finite there."""
+    """In the dtype and on the device of the weights; positive and finite there."""
     model = next((tensor for tensor in params.values() if tensor.is_floating_point()), theta)
-    limit = torch.finfo(model.dtype).max / 4
-    return theta.to(device=model.device, dtype=torch.float64).clamp(max=limit).to(dtype=model.dtype)
+    limits = torch.finfo(model.dtype)
+    wide = theta.to(device=model.device, dtype=torch.float64)
+    return wide.clamp(limits.smallest_normal, limits.max / 4).to(dtype=model.dtype)

@@ -9,15 +9,43 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, UnsupportedError, listing
 from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
 from snnpipe.frontend.selfcheck import check_example
 from snnpipe.frontend.shadow import shadow, unwrapped
 from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY
+from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
+from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.state import ConversionState, Event
+from snnpipe.text import Configured
 
 
+def _model(value: Any) -> Any:
+    if isinstance(value, ConversionState):
+        raise StageError("trace: got a ConversionState: the model is traced already, leave this stage out")
+    if isinstance(value, SpikingNetwork):
+        raise StageError("trace: got a SpikingNetwork: the model is converted already; trace the ANN it was made of")
+    if not isinstance(value, nn.Module | ExportedProgram):
+        raise TypeError
+    return value
+
+
+def _class(value: Any) -> Any:
+    if not (isinstance(value, type) and issubclass(value, nn.Module)):
+        raise TypeError
+    return value
+
+
+#: For arguments that are models.
+MODEL = Check("must be a torch.nn.Module", _model)
+
+
+@takes(
+    StageError, model=optional(MODEL), inputs=optional(several(TEXT, "the names of inputs")), constants=MAPPING,
+    leaves=several(Check("must be a module class", _class), "module classes"), unsafe_share=FLAG,
+)  # fmt: skip
 def trace(
     model: nn.Module | ExportedProgram | None = None,
     *,
@@ -69,11 +97,7 @@ def trace(
             "leaves": leaves,
             "unsafe_share": unsafe_share,
         }
-        return partial(trace, example=example, **options)
-    if isinstance(model, ConversionState):
-        raise StageError("trace: got a ConversionState: the model is traced already, leave this stage out")
-    if not isinstance(model, nn.Module | ExportedProgram):
-        raise StageError(f"trace: expected a torch.nn.Module, got {type(model).__name__}")
+        return Configured(trace, example=example, **options)
     if example is not None and (inputs is not None or check is not None):
         raise StageError("trace: inputs= and check= are for symbolic tracing; with example=, what it holds is an input")
     if isinstance(model, ExportedProgram):
@@ -84,7 +108,7 @@ def trace(
         private = shadow(unwrapped(model), share=unsafe_share)
         if example is None:
             how = "traced symbolically"
-            lowered = symbolic(private, inputs=inputs, constants=constants, leaves=tuple(leaves))
+            lowered = symbolic(private, inputs=inputs, constants=constants, leaves=leaves)
             if check is not None and not lowered.problems:
                 check_example(lowered, partial(runnable, private), as_arguments(check, constants))
                 note = f"{note}; held against the model on an example"

@@ -15,21 +15,31 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.codes import RATE, Code
+from snnpipe.checks import takes
+from snnpipe.codes import CODE, RATE, Code
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref, refs, unique_name
+from snnpipe.options import FLAG, RUN, SCHEDULE, WHOLE, number
 from snnpipe.rules.axes import LAYER_AXIS
 from snnpipe.runtime.activations import activations
-from snnpipe.runtime.inputs import check_schedule, check_steps
 from snnpipe.stage import BoundStage
-from snnpipe.stages.correct import HAS_NEURONS, check_batches
+from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.prefix import Prefix, as_events, at_once, bound, detached, every_step, split
 from snnpipe.state import ConversionState, Event
+from snnpipe.text import remembered
+
+_RATE = number("must be a positive number, at most 1000", lambda value: 0 < value <= 1000)
 
 
+@takes(
+    StageError, batches=BATCHES_AND_T, T=RUN, code=CODE, schedule=SCHEDULE, epochs=WHOLE, lr=_RATE, batch_size=WHOLE,
+    max_batches=MAX_BATCHES, progress=FLAG,
+)  # fmt: skip
+@remembered
 def correct_weights(
     batches: Iterable[Any], *, T: int, code: Code = RATE, schedule: str = "step", epochs: int = 2, lr: float = 1e-2,
     batch_size: int = 32, max_batches: int | None = None, progress: bool = False,
@@ -66,14 +76,6 @@ def correct_weights(
     Reference: after Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
     calibration", ICML (the advanced pipeline, which trains for the mean of the events).
     """
-    check_batches("correct_weights", batches)
-    check_steps(T)
-    check_schedule(schedule)
-    for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if not isinstance(value, int) or value < 1:
-            raise StageError(f"correct_weights: {name} is a whole number of at least 1, got {value!r}")
-    if not lr > 0:
-        raise StageError(f"correct_weights: lr must be a positive number, got {lr!r}; for example 0.01")
     given = {"batches": batches, "T": T, "code": code, "schedule": schedule, "epochs": epochs, "lr": lr}
     given |= {"batch_size": batch_size, "limit": max_batches, "progress": progress}
     return BoundStage(_correct_weights, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
