@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import attrs
 from torch import Tensor
 
 from snnpipe.codes import Code
-from snnpipe.errors import Problem, StageError, ThresholdWarning, listing
+from snnpipe.errors import Problem, StageError, ThresholdWarning, listing, warn
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.encoder import TWO_SIDED
@@ -19,7 +18,7 @@ from snnpipe.kernels.neuron import Neuron, integrate_and_fire
 from snnpipe.kernels.threshold import Threshold, as_threshold
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.instrument import NO_NEURONS, instrument
+from snnpipe.stages.instrument import NO_NEURONS, instrumented
 from snnpipe.stages.thresholds import ThresholdRule, site_threshold
 from snnpipe.state import ConversionState, Event, Levels, Site
 
@@ -52,19 +51,19 @@ def replace(
         ThresholdWarning: a channel never fired.  It takes the largest threshold of its site; where no channel of a
             site fired, the site's neurons stay silent.
     """
-    state = state if state.sites else instrument(state)
+    state = instrumented(state)
     chosen = threshold if callable(threshold) and not isinstance(threshold, Threshold) else None
     rule = state.threshold if threshold is None or chosen is not None else as_threshold(threshold)  # type: ignore[arg-type]
     made: dict[str, Tensor] = {}
     nodes: dict[str, Node] = {}
     events: list[Event] = []
     counts: dict[str, int] = {}
-    quiet: list[str] = []
+    quiet: list[tuple[str, int, int]] = []
     misfits: list[Problem] = []
     for name, site in state.sites.items():
         found = site_threshold(site, state, rule, chosen)
         theta, silent = found.theta, found.silent
-        quiet += [f"{site.name} ({silent} of {theta.numel()} channels)"] * bool(silent)
+        quiet += [(site.name, silent, theta.numel())] * bool(silent)
         unit = next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron)
         node = state.graph[name]
         reason = _misfit(site, unit, known=chosen is None)
@@ -92,11 +91,8 @@ def replace(
         misfits[-1] = attrs.evolve(misfits[-1], fix=f"{TWO_SIDED}; for such sites alone: replace(rules=...)")
         raise StageError(listing("replace: these sites need neurons with events of both signs", misfits))
     if quiet:
-        warnings.warn(
-            f"never fired during calibration: {', '.join(quiet)}. Such a channel takes the largest threshold of its "
-            "site; a site that never fired at all stays silent. If the layers are not dead, calibrate on more data",
-            ThresholdWarning, stacklevel=2,
-        )  # fmt: skip
+        events += [Event("replace", site, "never fired", _fallback(silent, of)) for site, silent, of in quiet]
+        warn(f"{_count(quiet)} never fired in calibration; report(...) lists them", ThresholdWarning)
     graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
     return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
 
@@ -131,6 +127,19 @@ def _keeps_within_cap(node: Node, params: Mapping[str, Tensor], average: bool) -
         return False
     largest = min(codebook.top if average else math.inf, codebook.bounds[1] / codebook.parts)
     return bool((theta * largest <= cap).all())
+
+
+def _fallback(silent: int, of: int) -> str:
+    if silent == of:
+        return f"{of} of {of} channels; the site stays silent"
+    return f"{silent} of {of} channels; they take the largest threshold of the site"
+
+
+def _count(sites: list[tuple[str, int, int]]) -> str:
+    """``"3 of 24 channels in 2 sites (1, 3)"``."""
+    names = ", ".join(name for name, _, _ in sites[:3]) + ", ..." * (len(sites) > 3)
+    number, of = (sum(column) for column in list(zip(*sites, strict=True))[1:])
+    return f"{number} of {of} channels in {len(sites)} site{'s' * (len(sites) > 1)} ({names})"
 
 
 def _misfit(site: Site, neuron: Neuron, *, known: bool) -> str:
