@@ -58,7 +58,9 @@ def made_of_floors(graph: Graph) -> frozenset[str]:
     """The nodes that arithmetic makes of a floor."""
     found: set[str] = set()
     for node in graph:
-        if node.op in _FLOORS or (node.op in _ARITHMETIC and any(name in found for name in refs(node.operands))):
+        bounds = node.op == "call" and torch_name(node) in _BOUNDS
+        keeps = node.op in _ARITHMETIC or bounds
+        if node.op in _FLOORS or (keeps and any(name in found for name in refs(node.operands))):
             found.add(node.name)
     return frozenset(found)
 
