@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
 from torch import nn
 
 from snnpipe.codes import RATE, Code
+from snnpipe.errors import StageError
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.neuron import Neuron
 from snnpipe.kernels.optimal import mmse
 from snnpipe.kernels.threshold import Threshold
+from snnpipe.rules.operands import TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, SiteRule
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.layers import depth
@@ -20,12 +23,13 @@ from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
 from snnpipe.stages.calibrate import arguments, calibrate
 from snnpipe.stages.fuse import fuse
-from snnpipe.stages.instrument import instrument
+from snnpipe.stages.instrument import marked
 from snnpipe.stages.replace import replace
+from snnpipe.stages.siteless import activations, advice
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.to_snn import to_snn
 from snnpipe.stages.trace import trace
-from snnpipe.state import ConversionState
+from snnpipe.state import ConversionState, Event, Levels
 
 Choice = TypeVar("Choice")
 
@@ -43,7 +47,7 @@ class Recipe:
         pre: steps of a first pass; the code must begin anew after them.
         corrections: stages ``correct(batches, T=, code=, schedule=)`` made behind ``replace``, in order.
         delay: ``delay(snn, batches, T)``, how many of the T steps the readout leaves out.
-        rules: where the sites are.
+        rules: where the sites are; where the default ones find none, ``TRANSFORMER_RULES`` take their place.
     """
 
     name: str
@@ -63,10 +67,13 @@ class Recipe:
             model: a network, or the state it was traced to (fused or not), when ``trace`` needs options.
             batches: calibration data as ``calibrate`` takes it, readable more than once.
             T: steps, those of a first pass not counted.
+
+        Raises:
+            StageError: the network has no site for a neuron of this kind.
         """
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
         rule, code = self.threshold(T), self.code(T)
-        state = pipe(state, fuse, instrument(rules=self.rules, statistic=rule), calibrate(batches))
+        state = pipe(state, fuse, partial(_sited, self, rule), calibrate(batches))
         state = pipe(state, replace(neuron=self.neuron, threshold=rule))
         for correct in self.corrections:
             state = correct(batches, T=self.pre + T, code=code, schedule=self.schedule)(state)
@@ -75,6 +82,29 @@ class Recipe:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> ConversionState:
+    """The sites of a recipe's rules; of ``TRANSFORMER_RULES`` where the default ones find none."""
+    made = marked(state, recipe.rules, statistic)
+    if not made.sites and recipe.rules == SITE_RULES:
+        note = Event(
+            "recipe", recipe.name, "TRANSFORMER_RULES", "no ReLU or the like; neurons stand before products"
+        )
+        made = marked(state, TRANSFORMER_RULES, statistic).evolve(note)
+    if not made.sites:
+        raise StageError(
+            f"{recipe}: this network has no site for a neuron (activations: {activations(made.graph)}); "
+            f"{advice(made.graph, made.params)}. Without neurons: pipe(model, trace, td_rewrite, to_snn)"
+        )
+    signed = [site.name for site in made.sites.values() if site.signed and not isinstance(site.cap, Levels)]
+    if signed and not recipe.neuron.two_sided:
+        raise StageError(
+            f"{recipe}: {len(signed)} of {len(made.sites)} sites have values of both signs ({signed[0]}, ...; "
+            f"activations: {activations(made.graph)}), of which {recipe.neuron} says nothing below zero; use a recipe "
+            "with events of both signs: cascade_mmse, ecmt, dcgs, hmt, snm or spikezip"
+        )
+    return made
 
 
 @attrs.frozen(eq=False)

@@ -59,12 +59,17 @@ def instrument(
     ...     print(site)
     Site(node='_2', input='_2_input', axis=-3, cap=None, name='1', signed=False)
     """
-    threshold = as_threshold(statistic)
+    made = marked(state, rules, as_threshold(statistic))
+    if rules and not made.sites:
+        warn_siteless(made.graph, made.params)
+    return made
+
+
+def marked(state: ConversionState, rules: tuple[SiteRule, ...], threshold: Threshold) -> ConversionState:
+    """The state with the sites that the rules find."""
     placed = rewrite(state.graph, state.params, placement_rules(rules))
     graph, found = find_sites(placed.graph, rules, placed.params)
     sites: FrozenMap[str, Site] = FrozenMap({site.node: site for site in found})
-    if rules and not sites:
-        warn_siteless(graph, placed.params)
     if sites == state.sites and threshold == state.threshold and not placed.done:
         return state
     return state.evolve(
