@@ -88,9 +88,7 @@ def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> Conv
     """The sites of a recipe's rules; of ``TRANSFORMER_RULES`` where the default ones find none."""
     made = marked(state, recipe.rules, statistic)
     if not made.sites and recipe.rules == SITE_RULES:
-        note = Event(
-            "recipe", recipe.name, "TRANSFORMER_RULES", "no ReLU or the like; neurons stand before products"
-        )
+        note = Event("recipe", recipe.name, "TRANSFORMER_RULES", "no ReLU or the like; neurons stand before products")
         made = marked(state, TRANSFORMER_RULES, statistic).evolve(note)
     if not made.sites:
         raise StageError(

@@ -6,10 +6,12 @@ Here is what a rule is, and the rules that read theta off a summary; those that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from snnpipe.errors import ThresholdError
@@ -39,6 +41,7 @@ class Threshold:
             ``"neuron"``: every element of the activation but for the batch axis, which is the first.  The last
             must be chosen before the data is run, and ties the network to one size of input.
         signed: further keyword arguments of ``theta`` at sites whose values have both signs.
+        fewest: of how many values it is what its name says; of fewer it says less, and ``replace`` warns.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Threshold:
     options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
     per: str = attrs.field(default="channel", validator=_granularity)
     signed: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=FrozenMap)
+    fewest: int = 1
 
     def __call__(self, summary: Any, *, signed: bool = False) -> Tensor:
         """The threshold for a site with this summary; ``signed`` says whether its values have both signs."""
@@ -72,10 +76,23 @@ def theta_maximum(summary: Any, *, k: float = 1.0) -> Tensor:
     return theta
 
 
-def theta_percentile(summary: Any, *, q: float, nonzero: bool = False, scale: float = 1.0) -> Tensor:
-    """``scale`` times the ``q``-th percentile, or times the maximum where that is 0 although the channel fired."""
+def theta_percentile(
+    summary: Any, *, q: float, nonzero: bool = False, scale: float = 1.0, shared: bool = False
+) -> Tensor:
+    """``scale`` times the ``q``-th percentile, or times the maximum where that is 0 although the channel fired.
+
+    With ``shared``, of fewer values than resolve it: ``max`` of it and what the other channels say of it.
+    """
     theta: Tensor = summary.quantile(q / 100.0, nonzero=nonzero)
-    return scale * theta.where(theta > 0, summary.max)
+    theta = theta.where(theta > 0, summary.max)
+    if shared and summary.count < _resolving(q):
+        theta = torch.maximum(theta, summary.shared_quantile(q / 100.0, nonzero=nonzero))
+    return scale * theta
+
+
+def _resolving(q: float) -> int:
+    """How many values it takes for one to lie beyond the ``q``-th percentile."""
+    return math.ceil(100.0 / (100.0 - q) - 1e-6) if q < 100 else 1
 
 
 def maximum(*, per: str = "channel") -> Threshold:
@@ -98,7 +115,9 @@ def scaled(k: float, *, per: str = "channel") -> Threshold:
     return Threshold("scaled", EXTREMA, theta_maximum, FrozenMap(k=float(k)), per)
 
 
-def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str = "channel") -> Threshold:
+def percentile(
+    q: float, *, nonzero: bool = False, scale: float = 1.0, shared: bool = False, per: str = "channel"
+) -> Threshold:
     """The ``q``-th percentile of the activations, 0 < ``q`` <= 100.
 
     Exact within one bin of a histogram whose bins are at most 1/32 of their value wide.  A channel that fires too
@@ -108,6 +127,10 @@ def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str 
         q: in percent.
         nonzero: of the activations that are not zero; those below ``2**-15`` of the site's largest count as zero.
         scale: times so much, > 0; more than 1 leaves room for outliers where an event has many levels.
+        shared: for little data, as behind a linear layer, which has one value per sample.  Of fewer than
+            100 / (100 - q) values the percentile is the largest, and new data is clipped; with ``shared`` it is then
+            at least ``m_c Q``, m_c the mean of the channel's values above zero and Q the percentile of ``x / m_c``
+            over all channels.
         per: ``"channel"``, ``"layer"`` or ``"neuron"``.
 
     Reference: Rueckauer et al. 2017, "Conversion of continuous-valued deep networks to efficient event-driven
@@ -118,7 +141,9 @@ def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str 
     if not scale > 0:
         raise ThresholdError(f"percentile(scale): scale must be a positive number, got {scale!r}")
     further = ({"nonzero": True} if nonzero else {}) | ({"scale": float(scale)} if scale != 1 else {})
-    return Threshold("percentile", HISTOGRAM, theta_percentile, FrozenMap(q=float(q), **further), per)
+    options: FrozenMap[str, Any] = FrozenMap(q=float(q), **further, **({"shared": True} if shared else {}))
+    fewest = 1 if shared else _resolving(q)
+    return Threshold("percentile", HISTOGRAM, theta_percentile, options, per, fewest=fewest)
 
 
 def ema(momentum: float = 0.1, *, per: str = "channel") -> Threshold:

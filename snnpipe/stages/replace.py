@@ -15,7 +15,7 @@ from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.encoder import TWO_SIDED
 from snnpipe.kernels.neuron import Neuron, integrate_and_fire
-from snnpipe.kernels.threshold import Threshold, as_threshold
+from snnpipe.kernels.threshold import Threshold, as_threshold, theta_percentile
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrumented
@@ -49,7 +49,8 @@ def replace(
 
     Warns:
         ThresholdWarning: a channel never fired.  It takes the largest threshold of its site; where no channel of a
-            site fired, the site's neurons stay silent.
+            site fired, the site's neurons stay silent.  Or there were too few values for a percentile; the threshold
+            is their largest.
     """
     state = instrumented(state)
     chosen = threshold if callable(threshold) and not isinstance(threshold, Threshold) else None
@@ -59,11 +60,13 @@ def replace(
     events: list[Event] = []
     counts: dict[str, int] = {}
     quiet: list[tuple[str, int, int]] = []
+    few: list[tuple[str, int]] = []
     misfits: list[Problem] = []
     for name, site in state.sites.items():
         found = site_threshold(site, state, rule, chosen)
         theta, silent = found.theta, found.silent
         quiet += [(site.name, silent, theta.numel())] * bool(silent)
+        few += [(site.name, found.few)] * bool(found.few)
         unit = next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron)
         node = state.graph[name]
         reason = _misfit(site, unit, known=chosen is None)
@@ -93,6 +96,9 @@ def replace(
     if quiet:
         events += [Event("replace", site, "never fired", _fallback(silent, of)) for site, silent, of in quiet]
         warn(f"{_count(quiet)} never fired in calibration; report(...) lists them", ThresholdWarning)
+    if few and isinstance(rule, Threshold):
+        events += [Event("replace", name, "little data", f"{rule} is that of {n} values") for name, n in few]
+        warn(_little(rule, few), ThresholdWarning)
     graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
     return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
 
@@ -137,9 +143,27 @@ def _fallback(silent: int, of: int) -> str:
 
 def _count(sites: list[tuple[str, int, int]]) -> str:
     """``"3 of 24 channels in 2 sites (1, 3)"``."""
-    names = ", ".join(name for name, _, _ in sites[:3]) + ", ..." * (len(sites) > 3)
     number, of = (sum(column) for column in list(zip(*sites, strict=True))[1:])
-    return f"{number} of {of} channels in {len(sites)} site{'s' * (len(sites) > 1)} ({names})"
+    return f"{number} of {of} channels in {_sites([name for name, _, _ in sites])}"
+
+
+def _sites(names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    return f"{len(names)} site{'s' * (len(names) > 1)} ({shown})"
+
+
+def _little(rule: Threshold, sites: list[tuple[str, int]]) -> str:
+    least, where = min(number for _, number in sites), _sites([name for name, _ in sites])
+    better = ""
+    if rule.theta is theta_percentile:
+        options = {name: value for name, value in rule.options.items() if name != "q"} | {"shared": True}
+        options |= {"per": rule.per} if rule.per != "channel" else {}
+        words = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        better = f", or write replace(threshold=percentile({rule.options['q']:g}, {words}))"
+    return (
+        f"{rule.name} of {least} values in {where} is hardly more than the largest, and new data is clipped; calibrate "
+        f"on {rule.fewest} or more{better}"
+    )
 
 
 def _misfit(site: Site, neuron: Neuron, *, known: bool) -> str:
