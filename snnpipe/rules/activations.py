@@ -20,7 +20,7 @@ from snnpipe.rules.arithmetic import constant, form_of
 from snnpipe.rules.choice import Chosen, chosen
 from snnpipe.rules.signals import torch_name
 
-_CLIPS = frozenset({"clamp", "clip", "maximum", "minimum", "relu"})
+_CLIPS = frozenset({"clamp", "clip", "fmax", "fmin", "max", "maximum", "min", "minimum", "relu"})
 
 
 def clipped_again(node: Node, graph: Graph, params: FrozenMap[str, Tensor]) -> Rewrite | None:

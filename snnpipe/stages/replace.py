@@ -95,7 +95,7 @@ def replace(
         raise StageError(listing("replace: these sites need neurons with events of both signs", misfits))
     if quiet:
         events += [Event("replace", site, "never fired", _fallback(silent, of)) for site, silent, of in quiet]
-        warn(f"{_count(quiet)} never fired in calibration; report(...) lists them", ThresholdWarning)
+        warn(f"never fired in calibration: {_count(quiet)}; report(...) lists them", ThresholdWarning)
     if few and isinstance(rule, Threshold):
         events += [Event("replace", name, "little data", f"{rule} is that of {n} values") for name, n in few]
         warn(_little(rule, few), ThresholdWarning)
