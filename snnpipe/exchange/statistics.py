@@ -19,7 +19,7 @@ from snnpipe.kernels.moments import Moments
 from snnpipe.kernels.moving import MovingAverage
 from snnpipe.kernels.statistic import Extrema
 from snnpipe.stage import check_state
-from snnpipe.stages.instrument import instrument
+from snnpipe.stages.instrument import instrumented
 from snnpipe.state import ConversionState, Event
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (Extrema, Histogram, Moments, MovingAverage)}
@@ -95,7 +95,7 @@ def merge_statistics(*others: ConversionState) -> Callable[[ConversionState], Co
 
 
 def _with_statistics(state: ConversionState, found: dict[str, Any], stage: str, source: str) -> ConversionState:
-    state = state if state.sites else instrument(state)
+    state = instrumented(state)
     missing = [site.name for node, site in state.sites.items() if site.cap is None and node not in found]
     if missing:
         raise CalibrationError(f"{stage}: {source} has no statistic for {', '.join(missing)}; was it the same network?")
