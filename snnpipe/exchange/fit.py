@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from snnpipe.errors import Problem
-from snnpipe.exchange.summaries import tensors
 from snnpipe.graph import Ref
 from snnpipe.kernels.threshold import Threshold
 from snnpipe.rules.axes import channel_axis
@@ -48,7 +47,7 @@ def unfit(found: Mapping[str, Any], state: ConversionState) -> Iterator[Problem]
     Each holds what its kind must (``exchange.summaries``); ``found`` has no other nodes than sites.
     """
     wide = channels(state.graph, state.params)
-    kind = type(state.threshold.statistic.summarise(torch.zeros(1, 1), 1))
+    kind = type(state.threshold.statistic.summarise(torch.ones(1, 1), 1))
     for node, summary in found.items():
         site = state.sites[node]
         reason = _wrong_kind(summary, kind) or _wrong_size(summary, site, wide, state)
@@ -63,7 +62,7 @@ def _wrong_kind(summary: Any, kind: type) -> str:
 
 def _wrong_size(summary: Any, site: Site, wide: Mapping[str, int], state: ConversionState) -> str:
     """A histogram, say, of 8 channels at a site that has 16; of neurons there are so many in each channel."""
-    got = len(next(tensor for _, tensor in tensors(summary)))
+    got = len(summary.max)
     known = wide.get(site.input) if site.axis == channel_axis(Ref(site.input), state.graph) else None
     wanted = 1 if site.axis is None else known
     if state.threshold.per == "neuron":
