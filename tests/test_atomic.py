@@ -1,5 +1,7 @@
 """A file is written whole or not at all, whatever stops the writing."""
 
+import errno
+import io
 import os
 import stat
 import subprocess
@@ -7,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import snnpipe
+from snnpipe.errors import SnnpipeError
+from snnpipe.exchange import sealed
 from snnpipe.exchange.atomic import write_atomically
 from snnpipe.exchange.sealed import read_sealed, write_sealed
 
@@ -79,8 +84,27 @@ def test_devices_and_folders_are_left_alone(tmp_path):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+def test_a_file_that_may_not_be_written_to_is_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to every file
+    with pytest.raises(PermissionError, match="may not be written to"):
+        write_atomically(str(path), lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"old"
+
+
 def test_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_sealed({"a": [1, None, "b"]}, "file")
     assert read_sealed("file") == ({"a": [1, None, "b"]}, True)
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_full_disk_is_said(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sealed, "write_atomically", lambda path, write: write(Full()))
+    with pytest.raises(SnnpipeError, match="file cannot be written: No space left on device"):
+        write_sealed({"a": torch.ones(3)}, str(tmp_path / "file"))

@@ -5,6 +5,7 @@ Knows the file system; what is written is the caller's business.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -24,7 +25,8 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
         write: writes to a file that is open for reading and writing, at its beginning.
 
     Raises:
-        OSError: the folder is missing or cannot be written to, the disk is full, ``path`` is a folder or a device.
+        OSError: the folder is missing or may not be written to, the disk is full, ``path`` is a folder or a device or
+            may not be written to.
 
     >>> import pathlib, tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -36,6 +38,8 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
     replaced = os.path.isfile(target)
     if os.path.exists(target) and not replaced:
         raise OSError(f"{path} is not a regular file")
+    if replaced and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, "it is there already and may not be written to", path)
     folder = os.path.dirname(target)
     temporary = os.path.join(folder, f".snnpipe-{secrets.token_hex(8)}.tmp")
     try:

@@ -97,4 +97,5 @@ def _seal(file: BinaryIO, size: int) -> bytes:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    known = error.__context__ if isinstance(error, RuntimeError) else error  # torch wraps what the file said
+    return getattr(known, "strerror", None) or str(error).partition("\n")[0]
