@@ -98,7 +98,7 @@ def from_plain(plain: Any) -> Any:
         raise CalibrationError(f"is a {plain['kind']!r}, expected one of {', '.join(_BY_NAME)}")
     kind = _BY_NAME[plain["kind"]]
     if plain.keys() != {"kind", *KINDS[kind]}:
-        fields = ", ".join(map(str, plain.keys() - {"kind"})) or "nothing"
+        fields = ", ".join(str(key) for key in plain if key != "kind") or "nothing"
         raise CalibrationError(f"holds {fields}, expected the {', '.join(KINDS[kind])} of {kind.__name__}")
     summary = kind(**{name: plain[name] for name in KINDS[kind]})
     _check(summary)
