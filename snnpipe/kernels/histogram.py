@@ -111,7 +111,7 @@ def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
             'instrument(statistic=maximum(per="neuron")), or one histogram per channel'
         )
     highest = float(largest.amax())
-    top = _octave(highest)
+    top = octave(highest)
     counts = torch.zeros(channels, BINS, dtype=torch.int64, device=x.device)
     if math.isfinite(highest):  # otherwise the largest value tells, and nobody needs the counts
         _count(x, axis, top, counts)
@@ -159,7 +159,7 @@ def _float_of(bits: int) -> float:
     return value
 
 
-def _octave(value: float) -> int:
+def octave(value: float) -> int:
     """Biased exponent of a value: ``2**(octave - 127) <= value``; 0 for what is not positive."""
     return max(0, min(254, 126 + math.frexp(value)[1])) if 0 < value < math.inf else 0
 
