@@ -173,6 +173,7 @@ def main() -> int:
     if options.resume is not None and options.resume.exists():
         done = dict(json.loads(line) for line in options.resume.read_text().splitlines())
     names = [name for name in rows if options.only in name and name not in done]
+    names.sort(key=lambda name: zlib.crc32(name.encode()))  # what is done first is a sample of the whole
     begun = time.monotonic()
     for k, (name, results) in enumerate(run(rows, names, options), 1):
         done[name] = results

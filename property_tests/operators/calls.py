@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -131,11 +132,22 @@ MODELS = {1: One, 2: Two, 3: Three}
 
 def leaves(tree: Any) -> list[Any]:
     """Leaves of an output: of tuples of any kind, lists and mappings."""
+    if isinstance(tree, np.ndarray):
+        return [torch.from_numpy(tree)]
     if isinstance(tree, tuple | list):
         return [leaf for part in tree for leaf in leaves(part)]
     if isinstance(tree, dict):
         return [leaf for part in tree.values() for leaf in leaves(part)]
     return [tree]
+
+
+def at_step(stacked: Any, like: Any, t: int) -> Any:
+    """Step ``t`` of an output stacked over time, of the structure of ``like``."""
+    if isinstance(like, tuple | list) and not isinstance(like, torch.Size):
+        return [at_step(part, one, t) for part, one in zip(stacked, like, strict=True)]
+    if isinstance(like, dict):
+        return {key: at_step(stacked[key], like[key], t) for key in like}
+    return stacked[t] if isinstance(stacked, Tensor | list | np.ndarray) else stacked
 
 
 def copied(tree: Any) -> Any:

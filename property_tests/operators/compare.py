@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 def is_float(leaf: Any) -> bool:
@@ -69,3 +71,57 @@ def _short(value: Any) -> str:
 
 def same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and difference([a], [b], 0.0) is None
+
+
+# leaves of which only some elements count: by leaf a mask, ``None`` for all elements, ``False`` for none
+
+
+def alike(a: Any, b: Any, unit: float) -> Any:
+    """Where two leaves are the same within ``unit`` of the largest value."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return None if difference([a], [b], 0.0) is None else False
+    if a.shape != b.shape or a.layout is not torch.strided or a.is_quantized:
+        return None if difference([a], [b], unit) is None else False
+    apart = (a != b) & ~(a.isnan() & b.isnan()) if is_float(b) else a != b
+    return ~(apart & ((a - b).abs() > unit * max(1.0, largest(b)))) if is_float(b) else ~apart
+
+
+def both(mask: Any, other: Any) -> Any:
+    """The elements of both."""
+    if mask is None or other is None:
+        return other if mask is None else mask
+    return mask & other
+
+
+def still_finite(values: list[Any], before: list[Any] | None) -> list[Any]:
+    """Where values are finite, and were."""
+    now = [torch.isfinite(v) if is_float(v) and v.layout is torch.strided else None for v in values]
+    if before is None or len(before) != len(now):
+        return now
+    return [both(b, n) if b is None or n is None or b.shape == n.shape else n for b, n in zip(before, now, strict=True)]
+
+
+def where(masks: list[Any], values: list[Any]) -> list[Any]:
+    """The leaves, with 0 for elements that do not count and ``None`` for leaves that do not."""
+    if len(masks) != len(values):
+        return values
+
+    def kept(mask: Any, value: Any) -> Any:
+        if mask is False:
+            return None
+        masked = isinstance(mask, Tensor) and isinstance(value, Tensor) and mask.shape == value.shape
+        return torch.where(mask, value, torch.zeros_like(value)) if masked else value
+
+    return [kept(mask, value) for mask, value in zip(masks, values, strict=True)]
+
+
+class Coarsest(TorchDispatchMode):
+    """Remembers the least precise dtype in which anything is computed."""
+
+    eps = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        units = [torch.finfo(leaf.dtype).eps for leaf in tree_leaves(out) if is_float(leaf)]
+        self.eps = max([self.eps, *units])
+        return out

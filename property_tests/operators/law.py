@@ -13,8 +13,19 @@ import torch
 from torch import Tensor
 
 from property_tests import tolerances
-from property_tests.operators.calls import leaves
-from property_tests.operators.compare import difference, is_complex, is_float, largest, same
+from property_tests.operators.calls import at_step, leaves
+from property_tests.operators.compare import (
+    Coarsest,
+    alike,
+    both,
+    difference,
+    is_complex,
+    is_float,
+    largest,
+    same,
+    still_finite,
+    where,
+)
 from property_tests.operators.outcomes import Outcome, of_error
 from property_tests.operators.subject import CODES, STEPS, Eager, Subject, behind, encoded, network, plain, run, twice
 from snnpipe import Code, SnnpipeError, trace
@@ -82,12 +93,13 @@ def _held_to(subject: Subject, eager: Eager, net: Any, code: Code, place: str) -
         return _compared(subject, [_parts(out, place) for out in outputs], code, "") or Outcome("exact")
     sequences = encoded(eager.course, code)
     given = [x.clone() for x in sequences]
-    steps = [_parts(out, place) for out in run(net, given)]
+    outputs = list(run(net, given))
+    steps = [_parts(out, place) for out in outputs]
     found = _compared(subject, steps, code, "")
     if found is None and place != BEHIND:
         found = _inputs_decoded(eager, steps, code)
     if found is None:
-        found = _compared(subject, _windows(net.sequence(*given), steps, place, code), code, "sequence: ", steps)
+        found = _compared(subject, _decoded(net.sequence(*given), outputs, place, code), code, "sequence: ", steps)
     if found is None and not all(map(same, given, sequences)):
         found = Outcome("wrong", "purity", "the caller's input was written to")
     if found is None and place != BEHIND:
@@ -104,40 +116,21 @@ def _parts(output: Any, place: str) -> Parts:
     return [{"x": leaves(part["x"]), "y": leaves(part["y"])} for part in parts]
 
 
-def _windows(stacked: Any, steps: list[Parts], place: str, code: Code) -> list[Parts]:
+def _decoded(stacked: Any, outputs: list[Any], place: str, code: Code) -> list[Parts]:
     """An event sequence of outputs, decoded here."""
     decoded: list[Parts] = []
-    parts = stacked if place == BOTH else [stacked]
-    for t, like in enumerate(steps):
-        clock, now = code.clock(t + 1), []
-        for k, part in enumerate(like):
-            fields = {}
+    for t, like in enumerate(outputs):
+        clock, now = code.clock(t + 1), _parts(at_step(stacked, like, t), place)
+        for k, part in enumerate(now):
             for name, values in part.items():
-                events_now = [_at(leaf, t) for leaf in _leaves_like(parts[k][name], values, steps)]
                 before = decoded[-1][k][name] if t else [None] * len(values)
-                fields[name] = [_decode(b, e, clock) for b, e in zip(before, events_now, strict=True)]
-            now.append(fields)
+                part[name] = [_decode(b, e, clock) for b, e in zip(before, values, strict=True)]
         decoded.append(now)
     return decoded
 
 
-def _leaves_like(tree: Any, values: list[Any], steps: Sequence[Any]) -> list[Any]:
-    """Leaves of a stacked output; what is no tensor is a list with one entry for each step."""
-    found = leaves(tree)
-    if len(found) == len(values):
-        return found
-    merged, rest = [], iter(found)
-    for value in values:
-        merged.append(next(rest) if isinstance(value, Tensor) else [next(rest) for _ in steps])
-    return merged
-
-
-def _at(leaf: Any, t: int) -> Any:
-    return leaf[t] if isinstance(leaf, Tensor | list) else leaf
-
-
 def _decode(before: Any, now: Any, clock: Any) -> Any:
-    if not (isinstance(now, Tensor) and (now.is_floating_point() or now.is_complex())):
+    if not is_float(now):
         return now
     return clock.a * now if before is None else clock.alpha * before + clock.a * now
 
@@ -148,37 +141,25 @@ def _compared(subject: Subject, steps: list[Parts], code: Code, how: str, exact:
     for t, parts in enumerate(steps):
         for k, part in enumerate(parts):
             xs = (exact[t][k] if exact is not None else part)["x"]
-            want = subject.eager(xs)
-            limit = partial(_limit, subject, xs, want, code)
+            got, want = part["y"], subject.eager(xs)
             if exact is not None:  # a sum cannot come back from an infinity
-                want, part["y"], finite[k] = _while_finite(want, part["y"], finite[k])
-            found = difference(part["y"], want, None if subject.only_shape else limit)
-            if found is not None and not _jumps(subject, xs, want):
+                finite[k] = still_finite(want, finite[k])
+                got, want = where(finite[k], got), where(finite[k], want)
+            found = _unlike(subject, got, want, xs, code)
+            if found is not None:
                 kind, text = found
                 return Outcome("wrong", kind, f"{how}{'behind ' * (len(parts) > 1 and k == 0)}step {t + 1}: {text}")
     return None
 
 
-def _while_finite(want: list[Any], got: list[Any], before: Any) -> tuple[list[Any], list[Any], Any]:
-    """Both, with 0 where a value was not finite at this step or an earlier one."""
-    if len(want) != len(got):
-        return want, got, before
-    alive = []
-    for k, value in enumerate(want):
-        usable = isinstance(value, Tensor) and value.layout is torch.strided
-        now = torch.isfinite(value) if usable and (value.is_floating_point() or value.is_complex()) else None
-        then = before[k] if before is not None else None
-        alive.append(now & then if now is not None and then is not None and now.shape == then.shape else now)
-
-    def kept(value: Any, mask: Any) -> Any:
-        same = mask is not None and isinstance(value, Tensor) and value.shape == mask.shape
-        return torch.where(mask, value, torch.zeros_like(value)) if same else value
-
-    return (
-        [kept(v, m) for v, m in zip(want, alive, strict=True)],
-        [kept(v, m) for v, m in zip(got, alive, strict=True)],
-        alive,
-    )
+def _unlike(subject: Subject, got: list[Any], want: list[Any], xs: Sequence[Tensor], code: Code) -> Any:
+    """How a result differs by more than rounding, where the formula is continuous."""
+    limit = partial(_limit, subject, xs, want, code)
+    found = difference(got, want, None if subject.only_shape else limit)
+    if found is None or not subject.moves or subject.only_shape:
+        return found
+    steady = _continuous(subject, xs, want)
+    return difference(where(steady, got), where(steady, want), limit)
 
 
 def _limit(subject: Subject, xs: Sequence[Tensor], want: list[Any], code: Code) -> float:
@@ -187,34 +168,31 @@ def _limit(subject: Subject, xs: Sequence[Tensor], want: list[Any], code: Code) 
     def run(*inputs: Tensor) -> list[Any]:
         return [torch.view_as_real(leaf.resolve_conj()) if is_complex(leaf) else leaf for leaf in subject.eager(inputs)]
 
-    moved = tolerances.rounding(run, *xs) if subject.moves else 0.0
+    with Coarsest() as dtypes:
+        run(*xs)
+    moved = tolerances.rounding(run, *xs, eps=dtypes.eps) if subject.moves else 0.0
     units = [torch.finfo(leaf.dtype).eps * largest(leaf) for leaf in want if is_float(leaf)]
-    grown = tolerances.growth(code, STEPS)
-    return 5 * STEPS * tolerances.REDUCTION * grown * max([moved, *units])
+    return 5 * STEPS * tolerances.REDUCTION * tolerances.growth(code, STEPS) * max([moved, *units])
 
 
-def _jumps(subject: Subject, xs: Sequence[Tensor], want: list[Any]) -> bool:
-    """Whether the formula is not continuous here: a change of the inputs by rounding moves it by far more."""
-    if not subject.moves:
-        return False
+def _continuous(subject: Subject, xs: Sequence[Tensor], want: list[Any]) -> list[Any]:
+    """By leaf: where a change of the inputs by rounding moves the result by no more than a million times as much."""
     generator = torch.Generator().manual_seed(0)
-    for _ in range(4):
+    steady: list[Any] = [None] * len(want)
+    for _ in range(8):
         moved = []
         for x in xs:
             signs = torch.randint(0, 2, x.shape, generator=generator) * 2 - 1
-            moved.append(x * (1 + 8 * torch.finfo(x.dtype).eps * signs.to(x.dtype)))
+            moved.append(x + 8 * torch.finfo(x.dtype).eps * largest(x) * signs.to(x.dtype))
         try:
             there = subject.eager(moved)
         except Exception:
-            return True
-        found = difference(there, want, lambda: 1e6 * torch.finfo(xs[0].dtype).eps * max(map(_scale, want)))
-        if found is not None and found[0] in ("value", "shape", "structure"):
-            return True
-    return False
-
-
-def _scale(leaf: Any) -> float:
-    return max(1.0, largest(leaf)) if is_float(leaf) else 1.0
+            return [False] * len(want)
+        if len(there) != len(want):
+            return [False] * len(want)
+        unit = 1e6 * torch.finfo(xs[0].dtype).eps
+        steady = [both(s, alike(a, b, unit)) for s, a, b in zip(steady, there, want, strict=True)]
+    return steady
 
 
 def _inputs_decoded(eager: Eager, steps: list[Parts], code: Code) -> Outcome | None:
@@ -241,7 +219,5 @@ def _another_batch(subject: Subject, net: Any, place: str) -> Outcome | None:
         (part,) = _parts(next(run(net, encoded((larger,), net.code))), place)[-1:]
     except SnnpipeError:
         return None
-    found = difference(part["y"], want, partial(_limit, subject, larger, want, net.code))
-    if found is None or _jumps(subject, larger, want):
-        return None
-    return Outcome("wrong", found[0], f"a batch larger by one: {found[1]}")
+    found = _unlike(subject, part["y"], want, larger, net.code)
+    return found and Outcome("wrong", found[0], f"a batch larger by one: {found[1]}")
