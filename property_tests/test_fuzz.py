@@ -189,6 +189,9 @@ call("load_statistics", lambda path, state: snnpipe.load_statistics(path)(state)
 # records
 call("digest", snnpipe.digest, state=lambda: things().measured)
 call("state_equal", snnpipe.state_equal, a=lambda: things().measured, b=lambda: things().traced)
+call("evolve", method(lambda: things().measured, "evolve"), graph=lambda: things().measured.graph,
+     params=lambda: things().measured.params, sites=lambda: things().measured.sites, code=None)  # fmt: skip
+call("evolve with events", lambda event: things().measured.evolve(event), event=snnpipe.Event("a", "b", "c"))
 call("edit", method(lambda: things().traced, "edit"), fn=edited)
 call("snn", lambda x, **options: things().snn(x, **options), x=lambda: things().x, T=2, encoding=snnpipe.constant(),
      readout="last", schedule="step", delay=0)  # fmt: skip

@@ -64,8 +64,8 @@ class FrozenMap(Mapping[K, V]):
 
 
 def as_map(value: Any) -> Any:
-    """A mapping that cannot be changed; what is none as it is."""
-    return FrozenMap(value) if isinstance(value, Mapping) else value
+    """A mapping that cannot be changed; what is one already, or none, as it is."""
+    return FrozenMap(value) if isinstance(value, Mapping) and type(value) is not FrozenMap else value
 
 
 #: The map with nothing in it.

@@ -13,16 +13,16 @@ import attrs
 import torch
 from torch import Tensor, fx
 
-from snnpipe.checks import takes
-from snnpipe.codes import Code
+from snnpipe.checks import takes, valid
+from snnpipe.codes import CODE, Code
 from snnpipe.emit import ann_code, cloned, module_tree
 from snnpipe.errors import StageError, listing
 from snnpipe.frontend.lowering import lower
-from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Param
 from snnpipe.names import safe_argument, safe_paths
-from snnpipe.options import function, instance
+from snnpipe.options import function, instance, optional, several
 
 
 @attrs.frozen
@@ -88,6 +88,10 @@ class Site:
     signed: bool = False
 
 
+_GRAPH = instance(Graph, "must be a graph", "write state.evolve(...) of a state that trace made")
+_MAP = instance(FrozenMap, "must be a dictionary")
+
+
 @attrs.frozen(eq=False, repr=False)
 class ConversionState:
     """A model on its way to a spiking network; every field is frozen and every stage returns a new record.
@@ -102,12 +106,12 @@ class ConversionState:
         history: what the stages did.
     """
 
-    graph: Graph
-    params: FrozenMap[str, Tensor]
-    sites: FrozenMap[str, Site] = EMPTY
-    statistics: FrozenMap[str, Any] = EMPTY
+    graph: Graph = attrs.field(validator=valid(_GRAPH, StageError))
+    params: FrozenMap[str, Tensor] = attrs.field(converter=as_map, validator=valid(_MAP, StageError))
+    sites: FrozenMap[str, Site] = attrs.field(default=EMPTY, converter=as_map, validator=valid(_MAP, StageError))
+    statistics: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(_MAP, StageError))
     threshold: Any = None
-    code: Code | None = None
+    code: Code | None = attrs.field(default=None, validator=valid(optional(CODE), StageError))
     history: tuple[Event, ...] = ()
 
     def __repr__(self) -> str:
@@ -117,11 +121,15 @@ class ConversionState:
             f"{len(self.sites)} sites, {len(self.statistics)} statistics, {len(self.history)} events)"
         )
 
+    @takes(
+        StageError, events=several(instance(Event, "must be an Event"), "events, such as Event(stage, subject, action)")
+    )
     def evolve(self, *events: Event, **changes: Any) -> ConversionState:
         """A new state with some fields changed and ``events`` added to the history; this one is unchanged."""
         if "graph" in changes:
-            graph = changes["graph"]
-            changes["params"] = changes.get("params", self.params).only(graph.param_keys())
+            graph = _GRAPH.hold(changes["graph"], "graph", "ConversionState", StageError)
+            params = _MAP.hold(as_map(changes.get("params", self.params)), "params", "ConversionState", StageError)
+            changes["params"] = params.only(graph.param_keys())
         return attrs.evolve(self, history=self.history + events, **changes)
 
     @takes(StageError, fn=function("graph_module"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import attrs
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -43,7 +44,8 @@ MODEL = Check("must be a torch.nn.Module", _model)
 
 
 @takes(
-    StageError, model=optional(MODEL), inputs=optional(several(TEXT, "the names of inputs")), constants=MAPPING,
+    StageError, model=attrs.evolve(optional(MODEL), wanted=MODEL.wanted),
+    inputs=optional(several(TEXT, "the names of inputs")), constants=MAPPING,
     leaves=several(Check("must be a module class", _class), "module classes"), unsafe_share=FLAG,
 )  # fmt: skip
 def trace(
