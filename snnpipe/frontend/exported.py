@@ -100,6 +100,8 @@ def _export(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], know
         try:
             shapes: Any = batches if dynamic else None
             program = torch.export.export(copy, given, named, dynamic_shapes=shapes, strict=False)
+        except TraceError:
+            raise
         except Exception as error:
             failure = error
             continue

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import torch
 from torch._C import DispatchKey
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 
 def name_of(overload: OpOverload) -> str:
@@ -50,11 +50,14 @@ class Overload:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         namespace, _, name = self.qualified.partition("::")
         packet, _, overload = name.partition(".")
-        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)(*args, **kwargs)
+        found = getattr(getattr(torch.ops, namespace), packet)
+        return (getattr(found, overload) if overload else found)(*args, **kwargs)
 
 
-def as_function(overload: OpOverload) -> Any:
-    """What to call for an overload that no row fits."""
+def as_function(overload: OpOverload | OpOverloadPacket) -> Any:
+    """What to call for an overload, or all of a name, that no row fits."""
+    if isinstance(overload, OpOverloadPacket):
+        return Overload(overload._qualified_op_name)
     if overload.namespace == "aten":
         found = python_function(name_of(overload))
         if found is not None:

@@ -7,11 +7,13 @@ do the modules the user names as leaves.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from snnpipe.containers import opened
+from snnpipe.containers import opened, unknown
 from snnpipe.errors import TraceError
 from snnpipe.frontend.composites import followed
 from snnpipe.frontend.lowering import Lowered, lower
@@ -188,12 +190,17 @@ class _Tracer(fx.Tracer):
             return type(a)(*map(self.create_arg, a))
         if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's
             return a.item()
+        if isinstance(a, types.FunctionType | types.BuiltinFunctionType | functools.partial) and not _holds_symbols(a):
+            return a
         found = opened(a)
         if found is not None:
             return Packed(found[0], tuple(map(self.create_arg, found[1])))
         if isinstance(a, torch.Tensor) and id(a) not in self.tensor_keys:
             a = self.foreign.setdefault(id(a), (a, a.detach().clone()))[1]
-        return super().create_arg(a)
+        try:
+            return super().create_arg(a)
+        except NotImplementedError as error:
+            raise TraceError(unknown(a, _user_line())) from error
 
     def iter(self, obj: Any) -> Any:
         """Unroll a loop over the pieces of a tensor; fx itself unpacks ``a, b = x`` and nothing else."""
@@ -249,6 +256,13 @@ def _recorder(target: Callable[..., Any]) -> Callable[[_Symbol, Any], Any]:
 
 for _name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow", "ifloordiv", "imod"):
     setattr(_Symbol, f"__{_name}__", _recorder(getattr(operator, _name)))
+
+
+def _holds_symbols(function: Any) -> bool:
+    """Whether a function brings symbols with it, in its closure or as arguments of a ``partial``."""
+    given = (*function.args, *function.keywords.values()) if isinstance(function, functools.partial) else ()
+    cells = getattr(function, "__closure__", None) or ()
+    return any(isinstance(value, fx.Proxy) for value in (*given, *(cell.cell_contents for cell in cells)))
 
 
 def _accept(x: Any) -> None:
