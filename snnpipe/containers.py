@@ -152,6 +152,16 @@ def tensors(value: Any) -> list[Tensor]:
     return [leaf for leaf in leaves(packed(value)) if isinstance(leaf, Tensor)]
 
 
+def unknown(value: Any, where: str = "") -> str:
+    """Why an object that may hold what a model computes cannot be followed, and what to write."""
+    name = type(value).__name__
+    return (
+        f"trace: the model hands on a {name}" + f" at {where}" * bool(where) + ", and what it holds cannot be seen.\n"
+        f"  Make {name} a dataclass, a named tuple or a dict, or let torch know it:\n"
+        f"  torch.utils._pytree.register_pytree_node({name}, flatten, unflatten)"
+    )
+
+
 def _solid(cls: type) -> Any:
     """The class, among those it derives from, that says how its memory is laid out."""
     return next(base for base in cls.__mro__ if not base.__flags__ & _HEAP_TYPE)

@@ -39,7 +39,7 @@ def compiled(code: fx.Graph) -> Callable[..., Any]:
             return env[leaf]
         if type(leaf) in _LITERALS:
             return leaf
-        name = f"_object_{len(objects)}"
+        name = f"\N{GREEK SMALL LETTER OMICRON}{len(objects)}"  # names of nodes are ASCII
         objects[name] = leaf
         return _Name(name)
 
@@ -51,7 +51,8 @@ def compiled(code: fx.Graph) -> Callable[..., Any]:
         elif _is_nameless(node):
             made = target.call_function(call, (by_reference(node.target), args, kwargs))
         else:
-            made = target.create_node(node.op, node.target, args, kwargs, node.name)  # type: ignore[arg-type]
+            made_of = safe_argument(str(node.target)) if node.op == "placeholder" else node.target
+            made = target.create_node(node.op, made_of, args, kwargs, _named(node))  # type: ignore[arg-type]
         env[node] = made
     source = target.python_code("self")
     namespace: dict[str, Any] = {**source.globals, **objects}
@@ -90,7 +91,7 @@ def packaged(code: fx.Graph, root: nn.Module) -> fx.GraphModule:
             made_of = safe_argument(str(made_of))
         elif _is_nameless(node):
             made_of, args, kwargs = call, (attribute(f"_object_{len(content)}", made_of), args, kwargs), {}
-        made = env[node] = target.create_node(node.op, made_of, args, kwargs, node.name)  # type: ignore[arg-type]
+        made = env[node] = target.create_node(node.op, made_of, args, kwargs, _named(node))  # type: ignore[arg-type]
         made.meta = dict(node.meta)
     return fx.GraphModule(content, target)
 
@@ -103,6 +104,11 @@ class _Name:
 
     def __repr__(self) -> str:
         return self.name
+
+
+def _named(node: fx.Node) -> str:
+    """The node's name; ``self`` is the module."""
+    return safe_argument(node.name) if node.op == "placeholder" or node.name == "self" else node.name
 
 
 def _is_nameless(node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 from torch import Tensor, fx, nn
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 from snnpipe.containers import Kind
 from snnpipe.errors import Problem
@@ -124,6 +124,9 @@ class _Lowering:
             self.cells[node] = cells.fresh(self.emit("input", name=str(node.target), **known))
         elif node.op == "get_attr":
             self.cells[node] = self._attribute(str(node.target))
+            if isinstance(self.cells[node].value, nn.Module):
+                reason = f"hands on the module `{node.target}`, so its weights would be out of sight"
+                self.problems.append(Problem("output", *calls.place(node)[:2], reason, "call it in forward instead"))
         elif node.op == "output":
             self.output = freeze(self._read(node.args[0], node))
         elif node.op == "call_module":
@@ -283,7 +286,7 @@ class _Lowering:
                 adapted = spelling.adapt(bound, self)
                 if adapted is not None:
                     return adapted[0] or spelling.op, adapted[1]
-        if isinstance(target, OpOverload):
+        if isinstance(target, OpOverload | OpOverloadPacket):
             target = overloads.as_function(target)
         if isinstance(target, str):
             method = getattr(Tensor, target, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 import torch
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
 from snnpipe.frontend.facts import name_of
 
@@ -35,9 +35,12 @@ class Overload:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         namespace, _, name = self.qualified.partition("::")
         packet, _, overload = name.partition(".")
-        return getattr(getattr(getattr(torch.ops, namespace), packet), overload)(*args, **kwargs)
+        found = getattr(getattr(torch.ops, namespace), packet)
+        return (getattr(found, overload) if overload else found)(*args, **kwargs)
 
 
-def as_function(overload: OpOverload) -> Overload:
-    """What to call for an overload that no row fits."""
+def as_function(overload: OpOverload | OpOverloadPacket) -> Overload:
+    """What to call for an overload, or all of a name, that no row fits."""
+    if isinstance(overload, OpOverloadPacket):
+        return Overload(overload._qualified_op_name)
     return Overload(f"{overload.namespace}::{name_of(overload)}.{overload._overloadname}")

@@ -5,13 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from snnpipe.containers import built, opened
+from snnpipe.containers import built, opened, unknown
+from snnpipe.errors import TraceError
 
+_LEAVES = (
+    Tensor, int, float, complex, str, Enum, torch.SymInt, torch.SymFloat, torch.SymBool, torch.dtype, torch.device,
+)  # fmt: skip
 #: ``known(value)`` lets torch open the containers in it.
 Known = Callable[[Any], None]
 
@@ -51,6 +57,9 @@ def telling(module: nn.Module, known: Known) -> None:
     def told(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
         known(output)
+        for leaf in pytree.tree_leaves(output):
+            if leaf is not None and not isinstance(leaf, _LEAVES):
+                raise TraceError(unknown(leaf))
         return output
 
     module.__dict__["forward"] = told

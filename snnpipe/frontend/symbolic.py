@@ -7,9 +7,11 @@ do the modules the user names as leaves.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 import threading
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
-from snnpipe.containers import opened
+from snnpipe.containers import opened, unknown
 from snnpipe.errors import TraceError
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
@@ -213,11 +215,16 @@ class _Tracer(fx.Tracer):
             return type(a)(*map(self.create_arg, a))
         if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's
             return a.item()
+        if isinstance(a, types.FunctionType | types.BuiltinFunctionType | functools.partial) and not _holds_symbols(a):
+            return a
         found = opened(a)
         if found is not None:
             return Packed(found[0], tuple(map(self.create_arg, found[1])))
         if not isinstance(a, torch.Tensor) or id(a) in self.tensor_keys:
-            return super().create_arg(a)
+            try:
+                return super().create_arg(a)
+            except NotImplementedError as error:
+                raise TraceError(unknown(a, user_line())) from error
         a = self.watch.seen(a)
         if isinstance(a, fx.Proxy):
             return a.node
@@ -304,6 +311,13 @@ def _recorder(target: Callable[..., Any]) -> Callable[[_Symbol, Any], Any]:
 
 for _operator in INPLACE_OPERATORS:
     setattr(_Symbol, f"__{_operator.__name__}__", _recorder(_operator))
+
+
+def _holds_symbols(function: Any) -> bool:
+    """Whether a function brings symbols with it, in its closure or as arguments of a ``partial``."""
+    given = (*function.args, *function.keywords.values()) if isinstance(function, functools.partial) else ()
+    cells = getattr(function, "__closure__", None) or ()
+    return any(isinstance(value, fx.Proxy) for value in (*given, *(cell.cell_contents for cell in cells)))
 
 
 def _accept(x: Any) -> None:

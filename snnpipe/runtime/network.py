@@ -106,6 +106,7 @@ class SpikingNetwork(nn.Module):
     @takes(InputError, T=RUN, encoding=ENCODING, readout=one_of("last", "every"), schedule=SCHEDULE, delay=DELAY)
     def forward(
         self,
+        /,
         *inputs: Any,
         T: int,
         encoding: Encoding = constant(),
@@ -154,7 +155,7 @@ class SpikingNetwork(nn.Module):
 
     @takes(InputError, T=whole(most=2**62, wanted=RUN.wanted), encoding=ENCODING, delay=DELAY)
     def iterate(
-        self, *inputs: Any, T: int, encoding: Encoding = constant(), delay: int = 0, **named: Any
+        self, /, *inputs: Any, T: int, encoding: Encoding = constant(), delay: int = 0, **named: Any
     ) -> Iterator[Any]:
         """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough.
 
@@ -192,7 +193,7 @@ class SpikingNetwork(nn.Module):
             if t in at:
                 yield self._call(run.read, statics, frontier, now)
 
-    def init(self, *inputs: Any, **named: Any) -> State:
+    def init(self, /, *inputs: Any, **named: Any) -> State:
         """The state before the first step, for inputs like these.
 
         Whole numbers and booleans among them (indices, masks) are static: they hold for the whole run.  A network
@@ -203,7 +204,7 @@ class SpikingNetwork(nn.Module):
         return State(0, FrozenMap(), FrozenMap(statics), None)
 
     @takes(InputError, state=instance(State, "must be a state", "write snn.step(snn.init(x), x_t)"))
-    def step(self, state: State, *inputs: Any, **named: Any) -> tuple[State, Any]:
+    def step(self, state: State, /, *inputs: Any, **named: Any) -> tuple[State, Any]:
         """One time step on events: ``(state, x_t) -> (state, y_t)``; the given state is unchanged.
 
         The events y_t decode, under the network's code, to the output for the decoded inputs so far.
@@ -218,7 +219,7 @@ class SpikingNetwork(nn.Module):
         after = State(clock.t, FrozenMap(cells), state.statics, decoded, shapes)
         return after, _as_events(state.decoded, decoded, clock)
 
-    def sequence(self, *inputs: Any, **named: Any) -> Any:
+    def sequence(self, /, *inputs: Any, **named: Any) -> Any:
         """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state.
 
         Under TD, ``y_seq.cumsum(0)[t] == model(x_seq.cumsum(0)[t])`` at every t when there are no neurons.  Inputs that
