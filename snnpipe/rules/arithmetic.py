@@ -146,7 +146,9 @@ def constant(operand: Any, graph: Graph, params: Mapping[str, Tensor]) -> Tensor
     """A number, or what parameters alone decide, in float64 on the CPU."""
     varying = isinstance(operand, Ref) and operand.name in _varying(graph)
     value = None if varying else value_of(operand, graph, params, {})
-    return torch.as_tensor(value).cpu().double() if isinstance(value, int | float | Tensor) else None
+    if isinstance(value, Tensor):
+        return value.cpu().double()
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, int | float) else None
 
 
 @lru_cache(maxsize=1)
