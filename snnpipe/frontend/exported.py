@@ -28,9 +28,10 @@ from snnpipe.errors import TraceError
 from snnpipe.frontend.aten import FIRST_RESULT
 from snnpipe.frontend.composites import followed
 from snnpipe.frontend.lowering import Lowered, lower
+from snnpipe.frontend.met import Met, replaced, tensors_of
 from snnpipe.frontend.overloads import name_of
 from snnpipe.frontend.shadow import shadow
-from snnpipe.frontend.symbolic import LIBRARIES, ONE_AT_A_TIME, is_users_file, recompile, untraceable
+from snnpipe.frontend.symbolic import LIBRARIES, ONE_AT_A_TIME, is_users_file, untraceable
 from snnpipe.frozen import is_namedtuple
 
 
@@ -51,11 +52,22 @@ def exported(root: nn.Module, example: Any, constants: Mapping[str, Any]) -> tup
         args, kwargs = tuple(example) if isinstance(example, tuple | list) else (example,), dict(constants)
     if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
         raise TraceError("trace: example= holds no tensor; give an input as forward takes it: trace(example=x)")
-    with ONE_AT_A_TIME, _plain_export():
+    met = Met()
+    with ONE_AT_A_TIME, _plain_export(), replaced(met):
         program = _export(root, args, kwargs)
-    own = dict(_tensors_of(root))
-    lifted = {key: value for key, value in program.constants.items() if key not in own and isinstance(value, Tensor)}
-    return _lowered(program, cloned(lifted) | own), _shapes(program)
+    own = dict(tensors_of(root))
+    others = met.tensors(root)
+    known = {_memory(tensor): tensor for tensor in others.values()}
+    held = (program.constants | program.state_dict).items()
+    lifted = {key: value for key, value in held if key not in own and isinstance(value, Tensor)}
+    named = {key: known[_memory(value)] for key, value in lifted.items() if _memory(value) in known}
+    return _lowered(program, others | own | cloned(lifted) | named), _shapes(program)
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    """What tells a tensor that ``export`` lifts: it has no name, and is another object."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.numel()
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if plain else (id(tensor),)
 
 
 def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lowered:
@@ -87,7 +99,6 @@ def _export(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> E
             if isinstance(leaf, Tensor) and leaf.ndim:
                 batches[leaf] = {0: Dim.AUTO}
         copy = shadow(root, share=True)  # an attempt may change its modules
-        recompile(copy)
         try:
             shapes: Any = batches if dynamic else None
             program = torch.export.export(copy, given, named, dynamic_shapes=shapes, strict=False)
@@ -114,11 +125,6 @@ def _plain_export() -> Iterator[None]:
 
 def _doubled(leaf: Any) -> Any:
     return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim else leaf
-
-
-def _tensors_of(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from root.named_parameters(remove_duplicate=False)
-    yield from root.named_buffers(remove_duplicate=False)
 
 
 # what the program is for

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from snnpipe.errors import StageError, UnsupportedError, listing
 from snnpipe.frontend.exported import exported, lower_program
-from snnpipe.frontend.shadow import shadow, unwrapped
+from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY
 from snnpipe.state import ConversionState, Event
@@ -78,7 +78,7 @@ def trace(
         lowered = lower_program(model, unsafe_share=unsafe_share)
     else:
         name, note = type(model).__name__, "taken in evaluation mode"
-        private = shadow(unwrapped(model), share=unsafe_share)
+        private = shadow(model, share=unsafe_share)
         if example is None:
             how = "traced symbolically"
             lowered = symbolic(private, inputs=inputs, constants=constants, leaves=tuple(leaves))
