@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from snnpipe import TraceError, check, pipe, td_rewrite, to_module, to_snn, trace
 from tests.helpers import assert_close, line_of
@@ -88,6 +88,31 @@ def test_globals_of_a_hook_are_copied_too():
     LOG.clear()
     assert_close(to_module(trace(model))(x), want)
     assert not LOG
+
+
+class Listing(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = [inner]
+
+    def forward(self, x):
+        return self.inner[0](x)
+
+
+def generated(kind):
+    net = Net().double().eval()
+    return fx.symbolic_trace(net) if kind == "fx" else torch.export.export(net, (rows(),)).module()
+
+
+@FRONT_ENDS
+@pytest.mark.parametrize("wrap", [lambda m: m, nn.Sequential, Listing], ids=["itself", "part", "list"])
+@pytest.mark.parametrize("kind", ["fx", "export"])
+def test_generated_modules(kind, wrap, by_example):
+    inner, x = generated(kind), rows()
+    want, code, call = inner(x).detach(), inner.code, type(inner).__call__
+    state = traced(wrap(inner), x, by_example)
+    assert_close(to_module(state)(x), want)
+    assert (inner.code, type(inner).__call__) == (code, call)
 
 
 # modules that belong to nobody the copy knows

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from snnpipe import TraceError, UnsupportedError, calibrate, pipe, td_rewrite, to_module, to_snn, trace
+from snnpipe import TraceError, calibrate, pipe, td_rewrite, to_module, to_snn, trace
 from tests.helpers import assert_close, line_of
 
 FRONT_ENDS = pytest.mark.parametrize("by_example", [False, True], ids=["fx", "export"])
@@ -57,6 +57,21 @@ def test_a_wrapped_part_is_the_part(name, by_example):
     assert_close(to_module(state)(x), want)
     assert len(pipe(state, calibrate([x]), to_snn).neurons()) == 1
     assert all(module.training for module in model.modules() if not isinstance(module, type(wrapped)))
+
+
+@FRONT_ENDS
+def test_distributed_parts(by_example):
+    dist = torch.distributed
+    if not dist.is_available() or not dist.is_gloo_available():
+        pytest.skip("torch was built without gloo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model, x = nn.Sequential(nn.parallel.DistributedDataParallel(part())), rows()
+        state = traced(model, x, by_example)
+        assert set(state.params) == {"0.0.weight", "0.0.bias"}
+        assert_close(to_module(state)(x), model(x).detach())
+    finally:
+        dist.destroy_process_group()
 
 
 @FRONT_ENDS
@@ -401,19 +416,31 @@ class Halved(torch.Tensor):
         return func(*plain, **(kwargs or {}))
 
 
+class Computing(Halved):
+    """One that says itself how ``linear`` is computed, as those of ``torchao`` do."""
+
+    @classmethod
+    def __torch_function__(cls, func, kinds, args=(), kwargs=None):
+        if func is F.linear:
+            x, weight, bias = args
+            return torch.mm(x, weight.whole.t().float() / 16).reshape(x.shape[0], -1).add_(bias)
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
 @FRONT_ENDS
-def test_weights_of_a_class_of_their_own(by_example):
+@pytest.mark.parametrize("kind", [Halved, Computing])
+def test_weights_of_a_class_of_their_own(kind, by_example):
     model, x = part().eval(), rows()
     whole = (model[0].weight * 16).round().to(torch.int8)
-    model[0].weight = nn.Parameter(Halved(whole), requires_grad=False)
-    want = F.relu(F.linear(x, whole.float() / 16, model[0].bias))
-    try:
-        state = traced(model, x, by_example)
-    except (TraceError, UnsupportedError) as error:
-        assert "0.weight" in str(error)  # noqa: PT017
-        return
-    assert_close(to_module(state)(x), want.detach())
-    assert_close(pipe(state, td_rewrite, to_snn)(x, T=1), want.detach())
+    model[0].weight = nn.Parameter(kind(whole), requires_grad=False)
+    want = F.relu(F.linear(x, whole.float() / 16, model[0].bias)).detach()
+    state = traced(model, x, by_example)
+    assert_close(to_module(state)(x), want)
+    assert_close(pipe(state, td_rewrite, to_snn)(x, T=1), want)
+    assert "0.bias" in state.params
+    whole.zero_()
+    assert_close(to_module(state)(x), want)
 
 
 @FRONT_ENDS

@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
@@ -77,14 +78,25 @@ def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lo
 
 
 def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> Lowered:
+    tensors = dict(_with_parts(tensors))
     lowered = lower(_as_called(program, tensors), nn.Module(), tensors)
     if lowered.problems and any(_writes(node) for node in program.graph.nodes):
         # a write through a view: torch can make any of them functional, at the price of a second export
         with ONE_AT_A_TIME, _plain_export():
             functional = program.run_decompositions({})
+        parts = {key: value for key, value in functional.state_dict.items() if key not in tensors}
+        tensors = cloned(parts) | tensors  # weights of a class of their own have been taken apart
         again = lower(_as_called(functional, tensors), nn.Module(), tensors)
         lowered = again if len(again.problems) < len(lowered.problems) else lowered
     return lowered
+
+
+def _with_parts(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by key, and the plain tensors that those of a class of their own are made of: ``weight.scale``."""
+    for key, tensor in tensors.items():
+        yield key, tensor
+        if is_traceable_wrapper_subclass(tensor):
+            yield from _with_parts({f"{key}.{name}": getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]})
 
 
 def _export(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
@@ -240,6 +252,8 @@ class _Copy:
         kwargs: Any = map_arg(node.kwargs, value)
         if target is operator.getitem and isinstance(args[0], tuple | list):
             return args[0][args[1]]
+        if isinstance(target, OpOverload) and name_of(target) == "access_subclass_inner_tensor":
+            return self.target.get_attr(f"{args[0].target}.{args[1]}")
         if target is torch.ops.aten.batch_norm.default and args[5] and args[3] is not None:
             raise TraceError("trace: the program was exported in training mode; call model.eval() before exporting it")
         if self.device is not None and kwargs.get("device") == self.device[0]:

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 
 from snnpipe.errors import TraceError
 from snnpipe.frontend.quantised import settle
-from snnpipe.frontend.twins import Twins, blank, fields, fill_slots
+from snnpipe.frontend.twins import BUILT, Twins, blank, fields, fill_slots
 from snnpipe.frontend.wrappers import refuse, unwrapped
 
 #: What a private module is known by; the copy of the outermost one keeps there what it reaches without registering it.
@@ -57,7 +57,8 @@ def shadow(model: nn.Module, *, share: bool = False, evaluate: bool = True) -> n
         fields(root)[MARK] = copier.unregistered(root)
         if evaluate and not is_private(model):
             _evaluate(root, share)
-        settle(root)
+        for part in (root, *unregistered(root).values()):
+            settle(part)
     return root
 
 
@@ -92,7 +93,7 @@ class _Copier:
             return twin
         kind: Any = type(original)
         copy = kind.__new__(kind) if issubclass(kind, fx.GraphModule) else blank(kind)
-        if copy is None:
+        if copy is None or issubclass(kind, BUILT):
             name = f"{path or 'the model'} ({kind.__name__})"
             raise TraceError(f"trace: {name} keeps its state where Python has no access")
         self.modules[path] = twins.keep(original, copy)

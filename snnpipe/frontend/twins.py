@@ -73,7 +73,7 @@ Rule = Callable[[Any, Twins, str], Any]
 
 def blank(kind: Any) -> Any:
     """An object of a class, its ``__new__`` and ``__init__`` not run; ``None`` if it keeps what Python cannot see."""
-    base = next((base for base in kind.__mro__ if base in _BUILT), object)
+    base = next((base for base in kind.__mro__ if base in BUILT), object)
     try:
         twin = base.__new__(kind)
     except TypeError:
@@ -116,7 +116,7 @@ def _has_dict(value: Any) -> bool:
 
 def _slots(kind: type) -> Iterator[Any]:
     for base in kind.__mro__:
-        if base not in _BUILT and "__slots__" in vars(base):
+        if base not in BUILT and "__slots__" in vars(base):
             yield from (member for member in vars(base).values() if isinstance(member, types.MemberDescriptorType))
 
 
@@ -246,7 +246,7 @@ def _object(original: Any, twins: Twins, path: str) -> Any:
     if _lives_in(kind, _MACHINERY) or _is_sentinel(original):
         return original
     if _lives_in(kind, ("numpy",)) and hasattr(original, "dtype"):
-        return original.copy()
+        return Uncopied(path, kind, _HIDDEN) if original.dtype.hasobject else original.copy()
     if _lives_in(kind, ("numpy.random",)):
         return Uncopied(path, kind, _RANDOM)
     twin = blank(kind)
@@ -310,7 +310,7 @@ def is_inert(function: types.FunctionType) -> bool:
     return inert(function)
 
 
-_BUILT = (list, dict, OrderedDict, defaultdict, deque, set, tuple, frozenset, types.SimpleNamespace)
+BUILT = (list, dict, OrderedDict, defaultdict, deque, set, tuple, frozenset, types.SimpleNamespace)
 _RULES: tuple[tuple[Any, Rule], ...] = (
     (dict, _mapping),
     ((list, deque), _sequence),
