@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from snnpipe.containers import tensors
 from snnpipe.emit import cloned
@@ -25,13 +26,14 @@ from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
 from snnpipe.frontend.leaves import keep, learn
 from snnpipe.frontend.lowering import Lowered, lower
+from snnpipe.frontend.met import Met, replaced, tensors_of
 from snnpipe.frontend.places import untraceable
 from snnpipe.frontend.program import OPEN, as_called, batch_sizes, kept_keys, shapes_of, writes
 from snnpipe.frontend.pytrees import Known, pytrees, telling
 from snnpipe.frontend.quiet import silenced
 from snnpipe.frontend.selfcheck import Example, check_example, differs
 from snnpipe.frontend.shadow import shadow
-from snnpipe.frontend.symbolic import ONE_AT_A_TIME, recompile
+from snnpipe.frontend.symbolic import ONE_AT_A_TIME
 from snnpipe.frozen import is_namedtuple, map_leaves
 from snnpipe.frozen import leaves as leaves_of
 from snnpipe.graph import Graph, Node, Traced
@@ -63,10 +65,11 @@ def _first_right(
     root: nn.Module, given: Example, leaves: tuple[type[nn.Module], ...], known: Known
 ) -> tuple[Lowered, str]:
     """The first attempt that computes what the model computes on its example."""
-    own = dict(_tensors_of(root))
+    own = dict(tensors_of(root))
     failure: Exception = RuntimeError("it treats one sample otherwise than several")
     for tried, dynamic in _attempts(given):
-        with _plain_export(), undisturbed():
+        met = Met()
+        with _plain_export(), undisturbed(), replaced(met):
             try:
                 program = _export(root, tried, dynamic, leaves, known)
             except TraceError:
@@ -74,8 +77,7 @@ def _first_right(
             except Exception as error:
                 failure = error
                 continue
-            constant = {k: v for k, v in program.constants.items() if k not in own and isinstance(v, Tensor)}
-            lowered = _lowered(program, cloned(constant) | own, root)
+        lowered = _lowered(program, _held(program, own, met.tensors(root)), root)
         if tried is not given and (not batch_sizes(program) or _fails(lowered, root, given)):
             continue  # the example is one sample, which is not treated as two are
         if lowered.problems:
@@ -97,11 +99,25 @@ def as_arguments(example: Any, constants: Mapping[str, Any]) -> Example:
 def runnable(root: nn.Module) -> nn.Module:
     """A copy around the same weights that may be run: what it writes to its buffers stays its own."""
     copy = shadow(root, share=True)
-    recompile(copy)
     for module in copy.modules():
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.clone()
     return copy
+
+
+def _memory(tensor: Tensor) -> tuple[Any, ...]:
+    """What tells a tensor that ``export`` lifts: it has no name, and is another object."""
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.numel()
+    return (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if plain else (id(tensor),)
+
+
+def _held(program: ExportedProgram, own: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a program by key: the model's own, those of modules it met, and constants that were lifted."""
+    known = {_memory(tensor): tensor for tensor in others.values()}
+    held = (program.constants | program.state_dict).items()
+    lifted = {key: value for key, value in held if key not in own and isinstance(value, Tensor)}
+    named = {key: known[_memory(value)] for key, value in lifted.items() if _memory(value) in known}
+    return dict(others) | dict(own) | cloned(lifted) | named
 
 
 def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lowered:
@@ -112,6 +128,7 @@ def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lo
 
 def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.Module) -> Lowered:
     kept = kept_keys(program)
+    tensors = dict(_with_parts(tensors))
     lowered = lower(as_called(program, tensors), root, tensors, kept=kept)
     if lowered.problems and any(writes(node) for node in program.graph.nodes):
         # a write through a view: torch can make any of them functional, at the price of a second export
@@ -120,6 +137,8 @@ def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.M
                 functional = program.run_decompositions({})
         except Exception:  # whatever the reason: the problems stand
             return lowered
+        parts = {key: value for key, value in functional.state_dict.items() if key not in tensors}
+        tensors = cloned(parts) | tensors  # weights of a class of their own have been taken apart
         again = lower(as_called(functional, tensors), root, tensors, kept=kept | kept_keys(functional))
         lowered = again if len(again.problems) < len(lowered.problems) else lowered
     return lowered
@@ -142,7 +161,6 @@ def _export(
         if isinstance(leaf, Tensor) and leaf.ndim:
             batches[leaf] = {0: Dim.AUTO}
     copy = shadow(root, share=True)  # an attempt may change its modules
-    recompile(copy)
     kept = keep(copy, leaves) if leaves else []
     if kept:
         learn(copy, kept, given.args, dict(given.kwargs))
@@ -168,6 +186,14 @@ def _least(lowered: Lowered, root: nn.Module, given: Example, program: ExportedP
     return 2 if _fails(lowered, root, one) else 1
 
 
+def _with_parts(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by key, and the plain tensors that those of a class of their own are made of: ``weight.scale``."""
+    for key, tensor in tensors.items():
+        yield key, tensor
+        if is_traceable_wrapper_subclass(tensor):
+            yield from _with_parts({f"{key}.{name}": getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]})
+
+
 @contextmanager
 def _plain_export() -> Iterator[None]:
     """Ops as the model writes them: no fused fast paths, no regions of their own for gradients, no words of torch's."""
@@ -182,11 +208,6 @@ def _plain_export() -> Iterator[None]:
 
 def _doubled(leaf: Any) -> Any:
     return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim else leaf
-
-
-def _tensors_of(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from root.named_parameters(remove_duplicate=False)
-    yield from root.named_buffers(remove_duplicate=False)
 
 
 def _traced(node: Node) -> list[Traced]:

@@ -161,8 +161,9 @@ class _Lowering:
         if isinstance(module, OpaqueModule):
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        self.params |= {f"{path}.{name}": tensor for name, tensor in tensors.items()}
-        weights: FrozenMap[str, Param] = FrozenMap({name: Param(f"{path}.{name}") for name in tensors})
+        keys = {name: f"{path}.{name}".lstrip(".") for name in tensors}  # the outermost module has no path
+        self.params |= {keys[name]: tensor for name, tensor in tensors.items()}
+        weights: FrozenMap[str, Param] = FrozenMap({name: Param(key) for name, key in keys.items()})
         opaque = functions.Opaque(weightless(shadow(module, share=True)))
         return self._alias(self.emit("call", target=opaque, args=(weights, *args), kwargs=kwargs), node)
 

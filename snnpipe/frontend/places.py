@@ -15,7 +15,7 @@ _HERE = str(Path(__file__).parent)
 _PACKAGE = str(Path(__file__).parents[1])
 _OPS = str(Path(_PACKAGE, "ops"))
 #: Where modules live that stand for one operator: its node is called as the module is.
-LIBRARIES = ("torch.", "torchao.", "snnpipe.ops.")
+LIBRARIES = ("torch.", "torchao.", "onnx2torch.", "snnpipe.ops.")
 
 
 def is_torch(module: nn.Module) -> bool:
@@ -63,7 +63,7 @@ def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, exam
     if failed:
         leaf = f"keep the module that does it as one call: trace(leaves=({failed},))"
     else:
-        leaf = f"keep the model as one call: trace(leaves=({type(root).__name__},)), given nn.Sequential(model)"
+        leaf = f"keep the model as one call: trace(leaves=({type(root).__name__},))"
     why = (
         "  Values of the input are not known while forward runs, so Python cannot branch on them or turn them into\n"
         "  numbers.  Do one of these:\n"

@@ -177,6 +177,8 @@ class _Copy:
         kwargs: Any = map_arg(node.kwargs, value)
         if target is operator.getitem and isinstance(args[0], tuple | list):
             return args[0][args[1]]
+        if isinstance(target, OpOverload) and name_of(target) == "access_subclass_inner_tensor":
+            return self.target.get_attr(f"{args[0].target}.{args[1]}")
         if target is torch.ops.snnpipe.leaf.default:
             return self._leaf(args, origin)
         if target is torch.ops.aten.batch_norm.default and args[5] and args[3] is not None:

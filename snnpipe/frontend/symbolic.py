@@ -13,6 +13,7 @@ import operator
 import threading
 import types
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ from snnpipe.frontend.composites import followed
 from snnpipe.frontend.facts import INPLACE_OPERATORS
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.memory import Kept, assignments, check_same, nodes_in, same_values
+from snnpipe.frontend.met import CALL, Met, entry, refuse_autocast, tensors_of, unused_name
 from snnpipe.frontend.places import is_torch, untraceable, user_line
+from snnpipe.frontend.shadow import is_private, unregistered
 from snnpipe.frontend.watch import Watch
 from snnpipe.frozen import Packed, is_namedtuple
 
@@ -49,12 +52,6 @@ def symbolic(
         constants: values for other arguments, instead of their defaults.
         leaves: module classes to keep as one call.
     """
-    if root._forward_pre_hooks or root._forward_hooks:
-        raise TraceError(
-            "trace: hooks on the outermost module would be lost. Remove them, or put the model into a wrapper: "
-            "nn.Sequential(model)"
-        )
-    recompile(root)
     for module in root.modules():
         if isinstance(module, _NormBase) and type(module)._check_input_dim.__module__.startswith("torch.nn"):
             module.__dict__["_check_input_dim"] = _accept  # it asks a symbol for its rank
@@ -81,21 +78,19 @@ def _traced(root: nn.Module, tracer: _Tracer) -> Lowered:
     finally:
         tracer.closed = True
     kept = [key for key in tracer.assigned if key in tracer.tensors]
+    own = dict(root._modules)
     try:
+        root._modules |= tracer.adopted  # after forward, which may go through its own modules
         return lower(graph, root, tracer.tensors, made=tracer.made, kept=kept)
     finally:
+        root.__dict__["_modules"] = own
         for name in tracer.added:
             delattr(root, name)
 
 
-def recompile(root: nn.Module) -> None:
-    """Give the graph modules of a copy a ``forward`` again; each has a class of its own, and so has its copy."""
-    for module in root.modules():
-        if isinstance(module, fx.GraphModule):
-            module.recompile()
-
-
 class _Tracer(fx.Tracer):
+    traced_func_name = "__call__"  # hooks and what else a call of the outermost module runs
+
     def __init__(
         self, inputs: tuple[str, ...] | None, constants: dict[str, Any], leaves: tuple[type[nn.Module], ...]
     ) -> None:
@@ -105,6 +100,8 @@ class _Tracer(fx.Tracer):
         self.whole: set[nn.Module] = set()
         self.failed = ""
         self.paths: dict[nn.Module, str] = {}
+        self.adopted: dict[str, nn.Module | None] = {}
+        self.met = Met()
         self.tensor_keys: dict[int, list[str]] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self.fetched: dict[str, fx.Proxy] = {}
@@ -119,14 +116,14 @@ class _Tracer(fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Inputs become symbols; every other argument takes its given or default value."""
-        for key, tensor in (
-            *self.root.named_parameters(remove_duplicate=False),
-            *self.root.named_buffers(remove_duplicate=False),
-        ):
+        for key, tensor in tensors_of(self.root):
             self.tensor_keys.setdefault(id(tensor), []).append(key)
             self.tensors[key] = tensor  # forward may assign to a buffer; what it was before counts
         self.paths = {module: path for path, module in reversed(list(self.root.named_modules()))}
-        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
+        for name, module in unregistered(self.root).items():
+            self.adopt(name, module)
+        signature = inspect.signature(entry(self.root))
+        parameters = list(signature.parameters.values())
         names = [p.name for p in parameters]
         wrong = [name for name in (*(self.inputs or ()), *self.constants) if name not in names]
         if wrong:
@@ -151,17 +148,18 @@ class _Tracer(fx.Tracer):
                 positional.append(value)
         if not any(isinstance(value, fx.Proxy) for value in (*positional, *keywords.values())):
             raise TraceError(
-                f"trace: forward{inspect.signature(root_fn)} has no argument that is surely an input. "
+                f"trace: forward{signature} has no argument that is surely an input. "
                 "Name the inputs: trace(inputs=('x',)), or give forward named arguments instead of *args"
             )
-        return (lambda *args: root_fn(*args, **keywords)), positional
+        return (lambda root, *args: root(*args, **keywords)), positional
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         if self.closed:  # a symbol of the run before, which the model has kept
             raise Kept(next(iter(nodes_in(args)), None))
         node = super().create_node(*args, **kwargs)
         path = self.scope.module_path or ""
-        module = self.root.get_submodule(path) if path else None
+        module = self.module_at(path) if path else None
+        refuse_autocast(node)
         node.meta["snnpipe"] = (path, user_line(), "" if module is not None and is_torch(module) else None)
         return node
 
@@ -172,16 +170,30 @@ class _Tracer(fx.Tracer):
         return m in self.whole
 
     def path_of_module(self, mod: nn.Module) -> str:
-        if mod in self.paths:
-            return self.paths[mod]
-        name = f"{type(mod).__name__.lower()}_{len(self.paths)}"  # made inside forward
-        self.root.add_module(name, mod.eval())
-        self.paths[mod] = name
-        return name
+        if mod not in self.paths:
+            self.adopt(unused_name(mod, {**vars(self.root)["_modules"], **self.adopted}), mod)
+        return self.paths[mod]
+
+    def adopt(self, name: str, module: nn.Module) -> None:
+        """Give a private module that the root does not register a path, and its tensors keys."""
+        self.adopted[name] = module
+        for path, part in module.named_modules(prefix=name):
+            self.paths.setdefault(part, path)
+        for key, tensor in tensors_of(module, name):
+            self.tensor_keys.setdefault(id(tensor), []).append(key)
+            self.tensors[key] = tensor
+
+    def module_at(self, path: str) -> nn.Module:
+        first, _, rest = path.partition(".")
+        adopted = self.adopted.get(first)
+        return self.root.get_submodule(path) if adopted is None else adopted.get_submodule(rest)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)  # another thread is using a model of its own
+        if not is_private(m):
+            m = self.met.twin(m)
+            forward = partial(CALL, m)
         if isinstance(m, self.leaves):
             self.whole.add(m)
         containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -194,7 +206,9 @@ class _Tracer(fx.Tracer):
         before, stack = len(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TraceError) and m is self.root:
+                raise
             self._forget(before)
             self.module_stack = stack
             self.whole.add(m)

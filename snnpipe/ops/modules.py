@@ -116,7 +116,7 @@ def held(root: nn.Module, path: str) -> Any:
     tensor([0.])
     """
     value: Any = root
-    for name in path.split("."):
+    for name in filter(None, path.split(".")):
         own = (value._modules, value._parameters, value._buffers) if isinstance(value, nn.Module) else ()
         found = [kept[name] for kept in own if name in kept]
         value = found[0] if found else getattr(value, name)

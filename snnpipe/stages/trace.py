@@ -14,7 +14,7 @@ from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, UnsupportedError, listing
 from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
 from snnpipe.frontend.selfcheck import check_example
-from snnpipe.frontend.shadow import shadow, unwrapped
+from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
@@ -107,7 +107,7 @@ def trace(
         lowered = lower_program(model, unsafe_share=unsafe_share)
     else:
         name, note = type(model).__name__, "taken in evaluation mode"
-        private = shadow(unwrapped(model), share=unsafe_share)
+        private = shadow(model, share=unsafe_share)
         if example is None:
             how = "traced symbolically"
             lowered = symbolic(private, inputs=inputs, constants=constants, leaves=leaves)
