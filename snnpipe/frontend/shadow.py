@@ -80,6 +80,7 @@ class _Copier:
     def __init__(self, share: bool) -> None:
         self.share = share
         self.modules: dict[str, nn.Module] = {}
+        self.kinds: dict[type, dict[str, Any]] = {}
         self.twins = Twins(((nn.Module, self.module), (Tensor, self.tensor)))
 
     def module(self, wrapped: nn.Module, twins: Twins, path: str) -> Any:
@@ -99,7 +100,9 @@ class _Copier:
             raise TraceError(f"trace: {name} keeps its state where Python has no access")
         self.modules[path] = twins.keep(original, copy)
         held = fields(copy)
-        held.update(_class_containers(kind), **fields(original))
+        if kind not in self.kinds:
+            self.kinds[kind] = _class_containers(kind)
+        held.update(self.kinds[kind], **fields(original))
         held.update({name: OrderedDict[Any, Any]() for name in _FOR_TRAINING_AND_FILES if name in held})
         held["_compiled_call_impl"] = None
         for name in _TREE:

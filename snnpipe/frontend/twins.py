@@ -50,16 +50,20 @@ class Twins:
 
     rules: tuple[tuple[Any, Rule], ...] = ()
     made: dict[int, tuple[Any, Any]] = attrs.field(factory=dict)  # originals are kept, so that no id is used again
-    worlds: dict[int, dict[str, Any]] = attrs.field(factory=dict)
+    worlds: dict[int, dict[str, Any]] = attrs.field(factory=dict)  # private globals
+    chosen: dict[type, Rule | None] = attrs.field(factory=dict)
 
     def of(self, original: Any, path: str) -> Any:
         """The copy of a value found at ``path``, or the value itself where none is needed."""
         kind = type(original)
+        if kind not in self.chosen:
+            rules = ((_ATOMS, None), *self.rules, *_RULES)
+            self.chosen[kind] = next((rule for known, rule in rules if issubclass(kind, known)), _object)
+        rule = self.chosen[kind]
+        if rule is None:
+            return original
         if id(original) in self.made:
             return self.made[id(original)][1]
-        if issubclass(kind, _ATOMS):
-            return original
-        rule = next((rule for known, rule in (*self.rules, *_RULES) if issubclass(kind, known)), _object)
         return self.keep(original, rule(original, self, path))
 
     def keep(self, original: Any, twin: Any) -> Any:
