@@ -4,6 +4,7 @@ A tensor operand is written as its shape, ``T(2, 3)``; a float in a linear group
 """
 
 import operator
+from typing import Any, NamedTuple
 
 import attrs
 import torch
@@ -20,6 +21,13 @@ class T:
 
     def __init__(self, *shape: int) -> None:
         self.__attrs_init__(shape)
+
+
+class Pair(NamedTuple):
+    """A container."""
+
+    a: Any
+    b: Any
 
 
 MASK = torch.tensor([True, False, True])
@@ -77,6 +85,8 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
     "view_as": [{"input": T(6), "other": T(2, 3)}],
     "narrow": [{"input": T(2, 4), "dim": 1, "start": 1, "length": 2}],
     "select": [{"input": T(2, 4), "dim": 0, "index": 1}],
+    "field": [{"input": Pair(T(2, 4), T(3)), "name": "b"}],
+    "child": [{"input": Pair(T(2, 4), T(3)), "k": 1}],
     "getitem": [
         {"a": T(2, 4), "index": (slice(None), 0)}, {"a": T(3, 2), "index": INDEX}, {"a": T(3, 2), "index": MASK},
     ],

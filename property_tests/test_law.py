@@ -18,6 +18,7 @@ from property_tests.strategies import codes, decode, event_sequences, few, with_
 from snnpipe import RATE, TD, ConversionState, td_rewrite, to_snn
 from snnpipe.frozen import FrozenMap, freeze, leaves, map_leaves, thaw
 from snnpipe.graph import Graph, Node, Param, Ref
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import Form, place
 from snnpipe.ops.table import OPS, TABLE
 
@@ -70,11 +71,9 @@ def test_claimed_groups_are_jointly_linear(name, k, group, seed, p, q):
     second = {key: map_leaves(another, v) if key in group else v for key, v in first.items()}
 
     def mixed(u: Any, v: Any) -> Any:
-        if isinstance(u, tuple | list):
-            return type(u)(map(mixed, u, v))
         return p * u + q * v if isinstance(u, Tensor | int | float) and not isinstance(u, bool) else u
 
-    combined = {key: mixed(v, second[key]) if key in group else v for key, v in first.items()}
+    combined = {key: zip_leaves(mixed, v, second[key]) if key in group else v for key, v in first.items()}
     found, parts = compute(name, combined), (compute(name, first), compute(name, second))
     scale = (abs(p) + abs(q) + 1) * (1 + max(leaf.abs().max().item() for leaf in leaves(parts)))
     terms = sum(leaf.numel() for leaf in leaves(first) if isinstance(leaf, Tensor))  # of the longest possible sum

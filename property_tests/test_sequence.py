@@ -61,7 +61,7 @@ def test_over_time_is_at_each_step(name, k, seed):
 
 
 #: Rows that are left to ``vmap``: rare, or of a meaning that depends on more than their axes.
-GENERAL = {"set_item", "filled_like", "expand_as", "view_as", "call"}
+GENERAL = {"set_item", "field", "child", "filled_like", "expand_as", "view_as", "call"}
 
 
 def test_every_other_row_has_a_way_that_fits_its_first_example():

@@ -100,8 +100,8 @@ def opened(value: Any) -> tuple[Kind, tuple[Any, ...]] | None:
 
     >>> from collections import OrderedDict
     >>> kind, children = opened(OrderedDict(a=1, b=2))
-    >>> kind(*children)
-    OrderedDict({'a': 1, 'b': 2})
+    >>> children, kind(*children) == OrderedDict(a=1, b=2)
+    ((1, 2), True)
     """
     cls = type(value)
     if cls in _PLAIN or issubclass(cls, _CLOSED):
@@ -129,8 +129,8 @@ def built(children: Iterable[Any], kind: Record) -> Any:
 def packed(value: Any) -> Any:
     """A tree of values with the containers that are not plain ``Packed``; plain ones are copied.
 
-    >>> from snnpipe.frozen import thaw
-    >>> thaw(packed([SimpleNamespace(a=(1, 2))]))
+    >>> from snnpipe.frozen import freeze, thaw
+    >>> thaw(freeze(packed([SimpleNamespace(a=(1, 2))])))
     [namespace(a=(1, 2))]
     """
     if is_namedtuple(value):

@@ -24,6 +24,7 @@ from snnpipe import (
     correct_potential,
     correct_weights,
     digest,
+    events,
     fuse,
     pipe,
     readout_delay,
@@ -144,6 +145,7 @@ def test_an_input_may_be_any_container(kind, front):
     snn = pipe(state, calibrate([given], forward=lambda model, batch: model(batch)), to_snn)
     assert_close(snn.sequence(make(a.expand(5, 4, 6), b.expand(5, 4, 6))).mean(0), snn(given, T=5))
     account(snn, given, T=2)
+    account(snn, make(a.expand(2, 4, 6), b.expand(2, 4, 6)), T=2, encoding=events())
     spike_counts(snn, given, T=2)
     assert digest(state.edit(lambda module: None)) == digest(state)
     if front == "export":
@@ -193,10 +195,10 @@ def test_returned_parameters_buffers_and_constants(front):
     assert_equal(to_module(state)(x), want)
     td = pipe(state, td_rewrite, to_snn)
     assert_equal(td(x, T=3), want)
-    events = td.sequence(torch.stack([x / 2, x / 2]))
-    assert_close(events[1].sum(0), model.priors)
-    assert_same(events[2]["range"], torch.arange(3).expand(2, 3))
-    assert events[3:] == (3, None, "text")
+    sent = td.sequence(torch.stack([x / 2, x / 2]))
+    assert_close(sent[1].sum(0), model.priors)
+    assert_same(sent[2]["range"], torch.arange(3).expand(2, 3))
+    assert sent[3:] == (3, None, "text")
     snn = pipe(state, fuse, calibrate([x]), to_snn)
     assert_same(snn(x, T=4)[1], model.priors)
     assert_same(snn(x, T=4, schedule="layer")[1], model.priors)
@@ -316,6 +318,39 @@ class Mode(enum.Enum):
 class Flags(enum.Flag):
     A = 1
     B = 2
+
+
+class Whole(Body):
+    """Cannot be followed; takes and returns a container."""
+
+    def forward(self, given):
+        if given.a.sum() > 1e9:
+            return given
+        return Record(self.body(given.a) * given.k, Frozen(given.b))
+
+
+class Around(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.l, self.whole = nn.Linear(6, 6), Whole()
+
+    def forward(self, x):
+        found = self.whole(Record(self.l(x), x, k=2))
+        return F.relu(found.a), found.b.a, found
+
+
+def test_containers_go_in_and_out_of_modules_kept_whole():
+    model, x = settled(Around()), vectors(4)
+    want, state = model(x), trace(model, leaves=(Whole,))
+    assert_equal(to_module(state)(x), want)
+    td = pipe(state, td_rewrite, to_snn)
+    assert_equal(td(x, T=3), want)
+    whole = td.sequence(torch.stack([x / 2, x / 2]))
+    for a, b in zip(tensors(whole), tensors(want), strict=True):
+        assert_close(a.sum(0), b)
+    assert digest(state.edit(lambda module: None)) == digest(state)
+    assert_equal(pickle.loads(pickle.dumps(td))(x, T=1), want)
+    account(td, x, T=2)
 
 
 @fx.wrap

@@ -32,7 +32,8 @@ DENSE = frozenset({"interpolate", "scaled_dot_product_attention"})
 #: Linear operators that put elements elsewhere, or copy them.
 ROUTED = frozenset({
     "neg", "flatten", "unflatten", "view", "reshape", "permute", "transpose", "movedim", "squeeze", "unsqueeze",
-    "expand", "expand_as", "view_as", "narrow", "select", "getitem", "set_item", "filled_like", "chunk", "split",
+    "expand", "expand_as", "view_as", "narrow", "select", "getitem", "field", "child",
+    "set_item", "filled_like", "chunk", "split",
     "unbind", "cat", "stack", "repeat", "flip", "roll", "index_select", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "unfold", "pad", "where", "masked_fill", "identity", "contiguous", "clone", "detach", "to",
     "type_as",

@@ -145,7 +145,7 @@ class Run:
             self.cells[node.name] = given
 
     def _operate(self, node: Node, tally: Tally) -> None:
-        op, place, given = OPS[node.op], self.placed[node.name], self.value(dict(node.operands))
+        op, place, given = OPS[node.op], self.placed[node.name], self.value(node.operands)
         y = self.values[node.name] = called(op, given)
         if node.name not in self.fed:
             return

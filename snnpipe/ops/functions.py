@@ -75,9 +75,7 @@ def child_of(input: Any, k: int) -> Any:
     if has_torch_function_unary(input):  # a symbol
         return handle_torch_function(child_of, (input,), input, k)
     found = opened(input)
-    if found is None:
-        raise TypeError(f"{type(input).__name__} is no container that can be opened")
-    return found[1][k]
+    return input[k] if found is None else found[1][k]
 
 
 def call_method(input: Any, name: str, *args: Any, **kwargs: Any) -> Any:

@@ -135,7 +135,7 @@ def explained(given: Mapping[str, Any]) -> Iterator[None]:
     """What torch says of inputs that do not fit, with their shapes."""
     try:
         yield
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, LookupError, AttributeError, TypeError) as error:
         if isinstance(error, torch.OutOfMemoryError | NotImplementedError):
             raise
         shapes = _listed(tuple(tuple(leaf.shape) for leaf in tensors(dict(given))))

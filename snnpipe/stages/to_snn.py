@@ -35,5 +35,9 @@ def to_snn(state: ConversionState) -> SpikingNetwork:
 
 @stage(NO_CODE, NO_ENCODERS)
 def to_module(state: ConversionState) -> fx.GraphModule:
-    """The ANN as a plain ``torch.fx.GraphModule``, for checking a stage; shares no memory with the state."""
+    """The ANN as a plain ``torch.fx.GraphModule``, for checking a stage; shares no memory with the state.
+
+    Its ``state_dict`` has the ANN's keys, but that names which a ``GraphModule`` cannot hold (``code``, ``graph``,
+    ``meta``; Python's keywords) have a ``_`` behind.
+    """
     return graph_module(state.graph, cloned(state.params)).eval()
