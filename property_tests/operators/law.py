@@ -6,7 +6,6 @@ of the very same numbers, and rounding counts only where the network itself comp
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -141,35 +140,39 @@ def _compared(subject: Subject, steps: list[Parts], code: Code, how: str, exact:
     for t, parts in enumerate(steps):
         for k, part in enumerate(parts):
             xs = (exact[t][k] if exact is not None else part)["x"]
+            so_far = [(exact[s][k] if exact is not None else steps[s][k])["x"] for s in range(t + 1)]
             got, want = part["y"], subject.eager(xs)
             if exact is not None:  # a sum cannot come back from an infinity
                 finite[k] = still_finite(want, finite[k])
                 got, want = where(finite[k], got), where(finite[k], want)
-            found = _unlike(subject, got, want, xs, code)
+            found = _unlike(subject, got, want, so_far, code)
             if found is not None:
                 kind, text = found
                 return Outcome("wrong", kind, f"{how}{'behind ' * (len(parts) > 1 and k == 0)}step {t + 1}: {text}")
     return None
 
 
-def _unlike(subject: Subject, got: list[Any], want: list[Any], xs: Sequence[Tensor], code: Code) -> Any:
-    """How a result differs by more than rounding, where the formula is continuous."""
-    limit = partial(_limit, subject, xs, want, code)
+def _unlike(subject: Subject, got: list[Any], want: list[Any], so_far: Sequence[Sequence[Tensor]], code: Code) -> Any:
+    """How the result of the last step differs by more than rounding so far, where the formula is continuous."""
+
+    def limit() -> float:
+        return max(_limit(subject, xs, code) for xs in so_far)
+
     found = difference(got, want, None if subject.only_shape else limit)
     if found is None or not subject.moves or subject.only_shape:
         return found
-    steady = _continuous(subject, xs, want)
+    steady = _continuous(subject, so_far[-1], want)
     return difference(where(steady, got), where(steady, want), limit)
 
 
-def _limit(subject: Subject, xs: Sequence[Tensor], want: list[Any], code: Code) -> float:
+def _limit(subject: Subject, xs: Sequence[Tensor], code: Code) -> float:
     """How far rounding may move the result: ``tolerances.temporal`` at this step, in the least precise dtype of it."""
 
     def run(*inputs: Tensor) -> list[Any]:
         return [torch.view_as_real(leaf.resolve_conj()) if is_complex(leaf) else leaf for leaf in subject.eager(inputs)]
 
     with Coarsest() as dtypes:
-        run(*xs)
+        want = run(*xs)
     moved = tolerances.rounding(run, *xs, eps=dtypes.eps) if subject.moves else 0.0
     units = [torch.finfo(leaf.dtype).eps * largest(leaf) for leaf in want if is_float(leaf)]
     return 5 * STEPS * tolerances.REDUCTION * tolerances.growth(code, STEPS) * max([moved, *units])
@@ -219,5 +222,5 @@ def _another_batch(subject: Subject, net: Any, place: str) -> Outcome | None:
         (part,) = _parts(next(run(net, encoded((larger,), net.code))), place)[-1:]
     except SnnpipeError:
         return None
-    found = _unlike(subject, part["y"], want, larger, net.code)
+    found = _unlike(subject, part["y"], want, [larger], net.code)
     return found and Outcome("wrong", found[0], f"a batch larger by one: {found[1]}")
