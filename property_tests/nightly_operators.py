@@ -43,7 +43,7 @@ def trials(name: str, op: Any, options: argparse.Namespace) -> Iterator[tuple[st
             yield name.partition(":")[0], k, Subject(formula, inputs, constants, kept, name.startswith("kept"))
         return
     for number, made in enumerate(table.calls(op, options.samples)):
-        for spelt in table.spellings(op, made):
+        for spelt in table.spellings(op, made, writing=number == 0 or not made.floats()):
             kept = KEPT[(number + zlib.crc32(f"{name} {spelt.spelling}".encode())) % (2 if spelt.kept else 3)]
             yield spelt.spelling, number, Subject(
                 spelt.call.formula(spelt.apply), spelt.call.inputs, spelt.call.constants() | dict(spelt.kept), kept,

@@ -8,16 +8,15 @@ from snnpipe import SnnpipeError
 
 WORDS = ("exact", "refused", "wrong", "other", "not applicable")
 
-#: Words of a message -> what it refuses for; the first that fits.
+#: Words of a refusal, or of the cause it names -> what it is for; the first that fits.
 REFUSALS = (
-    ("random", ("is random", "drawn at random")),
-    ("write", ("wrote to the same memory", "writes to", "`out=`", "mutat")),
-    (
-        "control flow",
-        ("inputs to control flow", "cannot be iterated", "branch or loop", "proxy object"),
-    ),
-    ("data-dependent", ("data-dependent", "values of the input are not known", "unbacked", "depends on")),
-    ("autograd", ("autograd", "requires_grad", "grad")),
+    ("random", ("is random", "drawn at random", "generator")),
+    ("write", ("wrote to the same memory", "writes to", "`out=`", "is mutated")),
+    ("control flow", ("control flow", "cannot be iterated", "branch or loop", "'len' is not supported")),
+    ("data-dependent", ("data-dependent", "unbacked", "argument must be a string", "changes from step to step")),
+    ("autograd", ("autograd", "requires_grad", "require grad", "forward ad")),
+    ("run", ("the network cannot run",)),
+    ("not traced", ("cannot follow the model",)),
 )
 
 
@@ -43,8 +42,10 @@ def of_error(error: BaseException, when: str) -> Outcome:
 
 
 def _kind(text: str) -> str:
-    lower = text.lower()
-    return next((kind for kind, words in REFUSALS if any(word in lower for word in words)), "other")
+    told, _, cause = text.partition("cause: ")
+    lines = (cause.partition("\n")[0].lower(), told.lower())
+    found = (kind for line in lines for kind, words in REFUSALS if any(word in line for word in words))
+    return next(found, "other")
 
 
 def _place(error: BaseException) -> str:

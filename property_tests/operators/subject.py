@@ -45,7 +45,7 @@ class Subject:
     only_shape: bool = False
 
     def model(self, formula: Formula) -> torch.nn.Module:
-        return MODELS[len(self.inputs)](formula, self.constants, self.kept)
+        return MODELS[len(self.inputs)](formula, self.constants, self.kept).eval()
 
     def eager(self, inputs: Sequence[Tensor]) -> list[Any]:
         """Leaves of the formula's value, by PyTorch itself."""
@@ -110,8 +110,10 @@ class Eager:
     @classmethod
     def of(cls, subject: Subject) -> "Eager | Outcome":
         for factors in COURSES if subject.moves else COURSES[-1:]:
-            course = tuple(tuple(x * f for x in subject.inputs) if subject.moves else subject.inputs for f in factors)
             try:
+                course = tuple(
+                    tuple(x * f for x in subject.inputs) if subject.moves else subject.inputs for f in factors
+                )
                 values = [subject.eager(xs) for xs in course]
                 break
             except Exception as error:

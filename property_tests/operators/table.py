@@ -50,23 +50,43 @@ def label(op: Any) -> str:
 
 
 def calls(op: Any, number: int) -> list[Call]:
-    """Up to ``number`` sample calls of an operator that differ in more than values."""
-    dtype = next((d for d in DTYPES if op.supports_dtype(d, "cpu")), None) or sorted(op.dtypes, key=str)[0]
+    """Up to ``number`` sample calls of an operator that differ in more than values.
+
+    The first is one whose result fits its first argument, if there is one, and has many axes, so that writing is tried.
+    One of whole numbers comes last, where the operator takes floats too: its input does not change in time.
+    """
+    dtypes = [d for d in (*DTYPES, *sorted(op.dtypes, key=str)) if op.supports_dtype(d, "cpu")]
+    found = _calls(op, dtypes[0])[:number] if dtypes else []
+    found.sort(key=lambda made: (not _fits(op, made), -made.inputs[0].ndim))
+    whole = dtypes and dtypes[0].is_floating_point and op.supports_dtype(torch.int64, "cpu")
+    return found + (_calls(op, torch.int64)[:1] if whole else [])
+
+
+def _calls(op: Any, dtype: torch.dtype) -> list[Call]:
     torch.manual_seed(zlib.crc32(label(op).encode()))
     chosen: dict[Any, Call] = {}
     for sample in itertools.islice(op.sample_inputs("cpu", dtype, requires_grad=False), LOOKED_AT):
         found = call((sample.input, *sample.args), sample.kwargs)
-        if found is None or any(t.numel() > LARGEST for t in found.tensors):
+        if found is None or any(t.numel() > LARGEST for t in found.tensors) or not _finite(found):
             continue
-        x = found.inputs[0]
         empty = any(t.layout is torch.strided and t.numel() == 0 for t in found.tensors)
-        shape = (empty, x.ndim, str(found.tree))
-        chosen.setdefault(shape, found)
-    return [chosen[key] for key in sorted(chosen, key=lambda key: key[0])][:number]
+        chosen.setdefault((empty, found.inputs[0].ndim, str(found.tree)), found)
+    return [chosen[key] for key in sorted(chosen, key=lambda key: key[0])]
 
 
-def spellings(op: Any, made: Call) -> Iterator[Spelt]:
-    """Every way to write the call."""
+def _fits(op: Any, made: Call) -> bool:
+    """Whether the result has the shape of the first argument."""
+    (args, _), result = arguments(made), eager(op.op, made)
+    return isinstance(result, Tensor) and isinstance(args[0], Tensor) and result.shape == args[0].shape
+
+
+def _finite(made: Call) -> bool:
+    """Whether the inputs are numbers: an infinite one has no events."""
+    return all(bool(torch.isfinite(made.tensors[k]).all()) for k in made.floats())
+
+
+def spellings(op: Any, made: Call, *, writing: bool) -> Iterator[Spelt]:
+    """Every way to write the call; those that write to something are ``writing``."""
     name = op.name.rpartition(".")[2]
     if not name.startswith("__"):
         yield Spelt("function", made, _function(op.op))
@@ -84,9 +104,9 @@ def spellings(op: Any, made: Call) -> Iterator[Spelt]:
                 yield Spelt("method", made, _method(method))
     if op.operator_variant is not None:
         yield Spelt("operator", made, _function(op.operator_variant))
-    if first is not None:
+    if first is not None and writing:
         yield from _writing(op, made)
-    if op.supports_out:
+    if op.supports_out and writing:
         yield from _out(op, made)
 
 
