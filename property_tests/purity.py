@@ -35,9 +35,18 @@ def content(value: Any) -> str:
         return "{" + ", ".join(f"{key!r}: {content(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple | set):
         return type(value).__name__ + str([content(item) for item in value])
-    if isinstance(value, nn.Module | types.FunctionType | type):
+    if isinstance(value, types.FunctionType):
+        return f"{value.__name__}@{id(value)}{[_shallow(cell.cell_contents) for cell in value.__closure__ or ()]}"
+    if isinstance(value, nn.Module | type):
         return f"{type(value).__name__}@{id(value)}"
-    return repr(value)
+    held = {name: _shallow(item) for name, item in getattr(value, "__dict__", {}).items()}
+    return f"{value!r}{held or ''}"
+
+
+def _shallow(value: Any) -> str:
+    """The content of what functions and objects hold, which may be themselves."""
+    plain = isinstance(value, Tensor | list | dict | set | str | int | float)
+    return content(value) if plain else f"{type(value).__name__}@{id(value)}"
 
 
 def snapshot(model: nn.Module) -> dict[str, str]:
@@ -45,6 +54,8 @@ def snapshot(model: nn.Module) -> dict[str, str]:
     seen: dict[str, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         seen[f"{path}:class"] = f"{type(module)}@{id(module)}"
+        identities = {name: id(value) for name, value in vars(module).items()}
+        seen[f"{path}:fields"] = f"{id(vars(module))}: {identities}"
         for name, value in module.__dict__.items():
             seen[f"{path}.{name}"] = content(value)
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from property_tests import purity
 from snnpipe import trace
+from tests.reaching import REACHING, Net
 
 GLOBAL = torch.full((4,), 2.0)
 
@@ -130,25 +131,68 @@ MODELS = {
 }  # fmt: skip
 
 
-def attempt(model: nn.Module):
+class Fails(Net):
+    """It cannot be followed: the refusal comes after ``fails`` was called."""
+
+    def __init__(self, register):
+        super().__init__()
+        self.log = []
+        register(self)
+
+    def forward(self, x):
+        return self.fails(x) if x.sum() > 0 and x.numpy().any() else x
+
+    def fails(self, x):
+        return self.plain(x)
+
+
+def _method(net):
+    net.impl = net.fails
+
+
+def _hook(net):
+    net.register_forward_hook(lambda module, args, out: net.log.append(out))
+    net.a.register_forward_pre_hook(lambda module, args: net.log.append(args))
+
+
+def _forward(net):
+    old = net.forward
+    net.forward = lambda x: old(net.log.append(x) or net.a(x))
+
+
+FAILING = {f"fails{register.__name__}": lambda register=register: Fails(register)
+           for register in (_method, _hook, _forward)}  # fmt: skip
+EXAMPLES = {name: torch.randn(4, 4) for name in MODELS} | {name: torch.randn(4, 6) for name in (*REACHING, *FAILING)}
+MODELS |= REACHING | FAILING
+
+
+def attempt(model: nn.Module, example=None):
     try:
-        return trace(model)
+        return trace(model, example=example)
     except ValueError:  # a refusal is fine here, a side effect is not
         return None
 
 
+FRONT_ENDS = pytest.mark.parametrize("by_example", [False, True], ids=["fx", "export"])
+
+
+@FRONT_ENDS
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", MODELS)
-def test_trace_leaves_it_alone(name, training):
+def test_trace_leaves_it_alone(name, training, by_example):
     model = MODELS[name]().train(training)
-    with purity.unchanged(model, GLOBAL), purity.WriteGuard(model, GLOBAL):
-        attempt(model)
+    example = EXAMPLES[name].to(next(model.parameters(), torch.zeros(1)).dtype) if by_example else None
+    random = torch.get_rng_state()
+    with purity.unchanged(model, GLOBAL, example), purity.WriteGuard(model, GLOBAL, example):
+        attempt(model, example)
+    assert torch.equal(torch.get_rng_state(), random)
 
 
+@FRONT_ENDS
 @pytest.mark.parametrize("name", MODELS)
-def test_the_state_shares_no_memory_with_it(name):
+def test_the_state_shares_no_memory_with_it(name, by_example):
     model = MODELS[name]()
-    state = attempt(model)
+    state = attempt(model, EXAMPLES[name] if by_example else None)
     if state is not None:
         purity.assert_disjoint(model, state)
         purity.assert_disjoint([GLOBAL], state)

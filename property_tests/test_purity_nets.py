@@ -1,5 +1,7 @@
 """Each net for impurity can catch something."""
 
+import types
+
 import attrs
 import pytest
 import torch
@@ -45,6 +47,17 @@ def test_snapshot_of_a_container_sees_its_items():
     m.log = []
     with pytest.raises(AssertionError, match="log"), purity.unchanged(m):
         m.log.append(1)
+
+
+def test_snapshot_sees_what_closures_and_objects_hold():
+    m, log, helper = model(), [], types.SimpleNamespace(n=0)
+    m.log, m.helper = (lambda x: log.append(x)), helper
+
+    def use() -> None:
+        helper.n = m.log(1)
+
+    with pytest.raises(AssertionError, match=r"\.helper.*\.log"), purity.unchanged(m):
+        use()
 
 
 def test_unchanged_looks_after_an_exception_too():

@@ -16,6 +16,7 @@ from snnpipe.errors import (
     CalibrationError,
     GraphError,
     InputError,
+    SiteWarning,
     SnnpipeError,
     StageError,
     ThresholdError,
@@ -61,7 +62,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
     "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
-    "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SnnpipeError", "SpikeCount",
+    "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
     "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
     "TraceError", "UnsupportedError", "Verdict", "account", "balance", "burst", "calibrate", "cascade", "check",
     "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from snnpipe.analysis.activity import spike_counts, spikes_per_neuron
-from snnpipe.analysis.plots import Row
+from snnpipe.analysis.plots import HOW_TO_INSTALL, Row
 from snnpipe.analysis.report import unit_lines
 from snnpipe.errors import SnnpipeError
 from snnpipe.frozen import FrozenMap
@@ -115,7 +115,7 @@ def digits(seed: int) -> Data:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise SnnpipeError('the demo needs scikit-learn: pip install "snnpipe[demo]"') from error
+        raise SnnpipeError(f"the demo needs scikit-learn: {HOW_TO_INSTALL}") from error
     images, labels = load_digits(return_X_y=True)
     parts = train_test_split(images, labels, test_size=0.25, stratify=labels, random_state=seed)
     x, x_test = (torch.as_tensor(part / 16, dtype=torch.float32).view(-1, 1, 8, 8) for part in parts[:2])

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from snnpipe.frozen import map_leaves, thaw
+from snnpipe.frozen import FrozenList, FrozenMap, Packed, is_namedtuple, map_leaves
+from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Node, Param, Ref, param_keys
 from snnpipe.ops.functions import Opaque, events_of
-from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, assign
+from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, assign, clone
 from snnpipe.ops.table import OPS
 
 #: A function on leaves of operands: references and parameters become fx nodes.
@@ -22,6 +23,11 @@ def graph_module(graph: Graph, params: Mapping[str, Tensor]) -> fx.GraphModule:
 
     Neurons become ``SpikingNeuron`` modules, modules kept whole become ``OpaqueModule``.
     """
+    return packaged(ann_code(graph), module_tree(graph, params))
+
+
+def ann_code(graph: Graph) -> fx.Graph:
+    """An ANN graph as an fx graph over its ``module_tree``."""
     target = fx.Graph()
     env: dict[str, Any] = {}
     value = reader(target, env)
@@ -29,37 +35,47 @@ def graph_module(graph: Graph, params: Mapping[str, Tensor]) -> fx.GraphModule:
         env[node.name] = placeholder(target, node) if node.op == "input" else emit(target, node, value)
         if node.op == "encode":
             env[node.name] = target.call_function(events_of, (env[node.name],))
-    target.output(thaw(map_leaves(value, graph.output)))
-    return fx.GraphModule(module_tree(graph, params), target)
+    target.output(value(graph.output))
+    return target
 
 
 def placeholder(target: fx.Graph, node: Node) -> fx.Node:
     """The fx placeholder of an input node."""
     default = (node["default"],) if "default" in node.operands else ()
     made = target.create_node("placeholder", node["name"], default, name=node.name)
+    made.meta |= {"shape": node["shape"]} if "shape" in node.operands else {}
     return described(made, node)
 
 
 def emit(target: fx.Graph, node: Node, value: Value, *extra: Any) -> fx.Node:
     """Add the call of one node; ``extra`` arguments follow (a neuron's state and clock)."""
+
+    def given(tree: Any) -> Any:
+        return argument(target, map_leaves(value, tree))
+
     if node.op == "encode":
-        arguments = (thaw(map_leaves(value, node["input"])), *extra)
+        arguments = (given(node["input"]), *extra)
         return described(target.create_node("call_module", neuron_path(node), arguments, name=node.name), node)
     if node.op == "call":
-        args, kwargs = thaw(map_leaves(value, (node["args"], node["kwargs"])))
+        args, kwargs = given((node["args"], node["kwargs"]))
         if isinstance(node["target"], Opaque):
-            made = target.create_node("call_module", opaque_path(node), args, kwargs, node.name)
-        else:
-            made = target.create_node("call_function", node["target"], args, kwargs, node.name)
-        return described(made, node)
+            return described(target.create_node("call_module", opaque_path(node), args, kwargs, node.name), node)
+        return described(_calling(target, node, node["target"], args, kwargs), node)
     op = OPS[node.op]
-    args, kwargs = op.signature.call_arguments(node.operands)
-    args, kwargs = thaw(map_leaves(value, (args, kwargs)))
-    return described(target.create_node("call_function", op.fn, args, kwargs, node.name), node)
+    args, kwargs = given(op.signature.call_arguments(node.operands))
+    return described(_calling(target, node, op.fn, args, kwargs), node)
+
+
+def _calling(target: fx.Graph, node: Node, fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+    """The call of a function, or of a method of tensors by its name, as symbols can be given to it."""
+    name = getattr(fn, "__name__", "")
+    if args and isinstance(args[0], fx.Node) and not name.startswith("__") and fn is getattr(Tensor, name, None):
+        return target.create_node("call_method", name, args, kwargs, node.name)
+    return target.create_node("call_function", fn, args, kwargs, node.name)
 
 
 def reader(target: fx.Graph, env: Mapping[str, Any]) -> Value:
-    """A ``Value`` that looks references up in ``env`` and fetches each parameter once."""
+    """A ``Value`` that looks references up in ``env`` and fetches each parameter once; it takes whole trees too."""
     fetched: dict[str, fx.Node] = {}
 
     def value(leaf: Any) -> Any:
@@ -71,7 +87,26 @@ def reader(target: fx.Graph, env: Mapping[str, Any]) -> Value:
             return fetched[leaf.key]
         return leaf
 
-    return value
+    return lambda tree: argument(target, map_leaves(value, tree))
+
+
+def argument(target: fx.Graph, tree: Any) -> Any:
+    """A frozen tree of fx nodes and literals as the argument of an fx call; what is ``Packed`` is built by a call."""
+
+    def of(tree: Any) -> Any:
+        return argument(target, tree)
+
+    if isinstance(tree, Packed):
+        return target.call_function(tree.kind, tuple(map(of, tree.children)))
+    if is_namedtuple(tree):
+        return type(tree)(*map(of, tree))
+    if isinstance(tree, FrozenList):
+        return [of(item) for item in tree]
+    if type(tree) is tuple:
+        return tuple(map(of, tree))
+    if isinstance(tree, FrozenMap | dict):
+        return {key: of(item) for key, item in tree.items()}
+    return tree
 
 
 def module_tree(graph: Graph, params: Mapping[str, Tensor]) -> nn.Module:
@@ -120,22 +155,11 @@ def _is_opaque(node: Node) -> bool:
     return node.op == "call" and isinstance(node["target"], Opaque)
 
 
-def compiled(code: fx.Graph) -> Callable[..., Any]:
-    """The generated function of an fx graph; its first argument is the module that holds the tensors."""
-    source = code.python_code("self")
-    namespace: dict[str, Any] = dict(source.globals)
-    exec(compile(source.src, "<snnpipe>", "exec"), namespace)
-    return namespace["forward"]  # type: ignore[no-any-return]
-
-
 def cloned(params: Mapping[str, Tensor], *, requires_grad: bool | None = None) -> dict[str, Tensor]:
     """Copies of the tensors, tied ones still tied; ``requires_grad`` overrides the parameters' own flag."""
     copies: dict[int, Tensor] = {}
     for tensor in params.values():
         if id(tensor) not in copies:
-            copy = tensor.detach().clone()
-            if isinstance(tensor, nn.Parameter):
-                wanted = tensor.requires_grad if requires_grad is None else requires_grad
-                copy = nn.Parameter(copy, requires_grad=wanted and copy.is_floating_point())
-            copies[id(tensor)] = copy
+            wanted = tensor.requires_grad if requires_grad is None else requires_grad
+            copies[id(tensor)] = clone(tensor, requires_grad=wanted)
     return {key: copies[id(tensor)] for key, tensor in params.items()}

@@ -1,10 +1,12 @@
-"""Every error snnpipe raises on purpose, and how a list of problems is put into words.
+"""Every error and warning snnpipe raises on purpose, and how a list of problems is put into words.
 
 Knows nothing of graphs or tensors: callers hand over names, places and sentences.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 
 import attrs
@@ -43,7 +45,23 @@ class InputError(SnnpipeError):
 
 
 class ThresholdWarning(UserWarning):
-    """A threshold had to be replaced by the documented fallback."""
+    """A threshold had to be replaced by the documented fallback, or rests on too little data."""
+
+
+class SiteWarning(UserWarning):
+    """A network has no site for a neuron, so nothing in it is going to spike."""
+
+
+#: Packages whose frames lie between a stage and the line that asked for it.
+_BETWEEN = frozenset({"snnpipe", "toolz", "torch"})
+
+
+def warn(message: str, category: type[Warning]) -> None:
+    """Warn at the line outside the library that led here, however many stages and pipes lie between."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in _BETWEEN:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, category, stacklevel=level)
 
 
 @attrs.frozen

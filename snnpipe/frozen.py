@@ -6,7 +6,7 @@ Knows containers only; what the leaves mean is the caller's business.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -81,6 +81,19 @@ class FrozenList(tuple):  # type: ignore[type-arg]
         return f"FrozenList({list(self)!r})"
 
 
+class Packed(NamedTuple):
+    """A container of another kind, taken apart (``containers.packed``); it thaws to ``kind(*children)``.
+
+    A named tuple, so that ``torch.fx`` finds the nodes inside.
+    """
+
+    kind: Any
+    children: tuple[Any, ...]
+
+    def __repr__(self) -> str:
+        return f"{self.kind!r}{self.children!r}"
+
+
 def is_namedtuple(value: object) -> bool:
     """Whether a tuple has named fields, so that it is rebuilt with its fields as arguments."""
     return isinstance(value, tuple) and hasattr(value, "_fields")
@@ -89,9 +102,13 @@ def is_namedtuple(value: object) -> bool:
 def map_leaves(fn: Callable[[Any], Any], tree: Any) -> Any:
     """Apply ``fn`` to every leaf of a tree of tuples, lists, mappings and slices; containers keep their type.
 
+    Other containers are leaves, unless they are ``Packed``.
+
     >>> map_leaves(lambda v: v + 1, (1, FrozenMap(a=2), [3]))
     (2, FrozenMap({'a': 3}), [4])
     """
+    if isinstance(tree, Packed):
+        return Packed(tree.kind, tuple(map_leaves(fn, item) for item in tree.children))
     if is_namedtuple(tree):
         return type(tree)(*(map_leaves(fn, item) for item in tree))
     if type(tree) in (tuple, list, FrozenList):
@@ -120,6 +137,8 @@ def freeze(tree: Any) -> Any:
     >>> thaw(freeze({"a": [1, (2,)]})) == {"a": [1, (2,)]}
     True
     """
+    if isinstance(tree, Packed):
+        return Packed(tree.kind, tuple(map(freeze, tree.children)))
     if is_namedtuple(tree):
         return type(tree)(*map(freeze, tree))
     if isinstance(tree, list):
@@ -132,7 +151,9 @@ def freeze(tree: Any) -> Any:
 
 
 def thaw(tree: Any) -> Any:
-    """Undo ``freeze``: ``FrozenList`` becomes a list, ``FrozenMap`` a dict."""
+    """Undo ``freeze``: ``FrozenList`` becomes a list, ``FrozenMap`` a dict; what is ``Packed`` is built again."""
+    if isinstance(tree, Packed):
+        return tree.kind(*map(thaw, tree.children))
     if is_namedtuple(tree):
         return type(tree)(*map(thaw, tree))
     if isinstance(tree, FrozenList):

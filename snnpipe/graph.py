@@ -29,6 +29,14 @@ class Param:
 
 
 @attrs.frozen
+class Traced:
+    """What a tensor of an input was traced for: its sizes (or the range of one, or ``None`` for any) and its dtype."""
+
+    shape: tuple[int | range | None, ...]
+    dtype: Any
+
+
+@attrs.frozen
 class Node:
     """One operation: ``name = op(**operands)``, written by the user at ``where``.
 
@@ -143,7 +151,21 @@ class Graph:
         return self if len(kept) == len(self.nodes) else attrs.evolve(self, nodes=kept)
 
     def param_keys(self) -> set[str]:
-        return {key for node in self.nodes for key in param_keys(node.operands)}
+        """Keys of the parameters that the nodes or the result read."""
+        return {key for tree in (self.output, *(node.operands for node in self.nodes)) for key in param_keys(tree)}
+
+    def renamed(self, keys: Mapping[str, str], inputs: Mapping[str, str]) -> Graph:
+        """Read the parameter ``keys[key]`` instead of ``key``, and call the input ``name`` ``inputs[name]``."""
+
+        def swap(leaf: Any) -> Any:
+            return Param(keys.get(leaf.key, leaf.key)) if isinstance(leaf, Param) else leaf
+
+        def call(node: Node) -> Node:
+            name = inputs.get(node["name"]) if node.op == "input" else None
+            return node if name is None else attrs.evolve(node.evolve(name=name), path=name)
+
+        nodes = tuple(attrs.evolve(call(node), operands=map_leaves(swap, call(node).operands)) for node in self.nodes)
+        return Graph(nodes, map_leaves(swap, self.output))
 
     def redirect(self, moved: Mapping[str, str]) -> Graph:
         """Let every reader of ``old`` read ``moved[old]`` instead."""

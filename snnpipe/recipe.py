@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -17,6 +18,7 @@ from snnpipe.kernels.neuron import NEURON, Neuron
 from snnpipe.kernels.optimal import mmse
 from snnpipe.kernels.threshold import RULE, Threshold
 from snnpipe.options import SCHEDULE, STEPS, TEXT, function, functions, instance, optional, several, whole
+from snnpipe.rules.operands import TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, SiteRule
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.layers import depth
@@ -25,12 +27,13 @@ from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.calibrate import arguments, calibrate
 from snnpipe.stages.fuse import fuse
-from snnpipe.stages.instrument import instrument
+from snnpipe.stages.instrument import marked
 from snnpipe.stages.replace import replace
+from snnpipe.stages.siteless import activations, advice
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.to_snn import to_snn
 from snnpipe.stages.trace import MODEL, trace
-from snnpipe.state import ConversionState
+from snnpipe.state import ConversionState, Event, Levels
 from snnpipe.text import Call, expression, written
 
 Choice = TypeVar("Choice")
@@ -62,7 +65,7 @@ class Recipe:
         pre: steps of a first pass; the code must begin anew after them.
         corrections: stages ``correct(batches, T=, code=, schedule=)`` made behind ``replace``, in order.
         delay: ``delay(snn, batches, T)``, how many of the T steps the readout leaves out.
-        rules: where the sites are.
+        rules: where the sites are; where the default ones find none, ``TRANSFORMER_RULES`` take their place.
     """
 
     name: str = attrs.field(validator=valid(TEXT))
@@ -86,11 +89,14 @@ class Recipe:
             model: a network, or the state it was traced to (fused or not), when ``trace`` needs options.
             batches: calibration data as ``calibrate`` takes it, readable more than once.
             T: steps, those of a first pass not counted.
+
+        Raises:
+            StageError: the network has no site for a neuron of this kind.
         """
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
         rule = RULE.hold(self.threshold(T), f"threshold({T})", self.name, StageError)
         code = CODE.hold(self.code(T), f"code({T})", self.name, StageError)
-        state = pipe(state, fuse, instrument(rules=self.rules, statistic=rule), calibrate(batches))
+        state = pipe(state, fuse, partial(_sited, self, rule), calibrate(batches))
         state = pipe(state, replace(neuron=self.neuron, threshold=rule))
         for correct in self.corrections:
             state = correct(batches, T=self.pre + T, code=code, schedule=self.schedule)(state)
@@ -102,6 +108,27 @@ class Recipe:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> ConversionState:
+    """The sites of a recipe's rules; of ``TRANSFORMER_RULES`` where the default ones find none."""
+    made = marked(state, recipe.rules, statistic)
+    if not made.sites and recipe.rules == SITE_RULES:
+        note = Event("recipe", recipe.name, "TRANSFORMER_RULES", "no ReLU or the like; neurons stand before products")
+        made = marked(state, TRANSFORMER_RULES, statistic).evolve(note)
+    if not made.sites:
+        raise StageError(
+            f"{recipe}: this network has no site for a neuron (activations: {activations(made.graph)}); "
+            f"{advice(made.graph, made.params)}. Without neurons: pipe(model, trace, td_rewrite, to_snn)"
+        )
+    signed = [site.name for site in made.sites.values() if site.signed and not isinstance(site.cap, Levels)]
+    if signed and not recipe.neuron.two_sided:
+        raise StageError(
+            f"{recipe}: {len(signed)} of {len(made.sites)} sites have values of both signs ({signed[0]}, ...; "
+            f"activations: {activations(made.graph)}), of which {recipe.neuron} says nothing below zero; use a recipe "
+            "with events of both signs: cascade_mmse, ecmt, dcgs, hmt, snm or spikezip"
+        )
+    return made
 
 
 #: For arguments that are recipes.

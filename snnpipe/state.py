@@ -15,11 +15,13 @@ from torch import Tensor, fx
 
 from snnpipe.checks import takes, valid
 from snnpipe.codes import CODE, Code
-from snnpipe.emit import cloned, graph_module
+from snnpipe.emit import ann_code, cloned, module_tree
 from snnpipe.errors import StageError, listing
 from snnpipe.frontend.lowering import lower
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
+from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Param
+from snnpipe.names import safe_argument, safe_paths
 from snnpipe.options import function, instance, optional, several
 
 
@@ -156,7 +158,8 @@ class ConversionState:
         """
         if self.code is not None:
             raise StageError("edit: the graph is already carried to a code; edit it before td_rewrite")
-        private = graph_module(self.graph, cloned(self.params))
+        tree = module_tree(self.graph, cloned(self.params))
+        private = packaged(ann_code(self.graph), tree)
         result = fn(private)
         edited = private if result is None else result
         if not isinstance(edited, fx.GraphModule):
@@ -165,14 +168,17 @@ class ConversionState:
         lowered = lower(edited.graph, edited)
         if lowered.problems:
             raise StageError(listing("edit: the edited graph cannot be frozen", lowered.problems))
+        names = {safe: path for path, safe in safe_paths(tree).items()}
+        inputs = {safe_argument(node["name"]): node["name"] for node in self.graph.inputs}
+        found = {names.get(key, key): tensor for key, tensor in lowered.params.items()}
         params = {  # an untouched parameter stays the same object
             key: self.params[key] if key in self.params and torch.equal(self.params[key], tensor) else tensor
-            for key, tensor in lowered.params.items()
+            for key, tensor in found.items()
         }
         name = getattr(fn, "__name__", type(fn).__name__)
         return self.evolve(
             Event("edit", name, "edited the graph"),
-            graph=lowered.graph,
+            graph=lowered.graph.renamed(names, inputs),
             params=FrozenMap(params),
             sites=self.sites.only(lowered.graph.by_name),
             statistics=self.statistics.only(lowered.graph.by_name),

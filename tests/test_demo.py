@@ -1,8 +1,11 @@
 """The demonstration, end to end with little training."""
 
-import importlib.util
+import os
+import re
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,26 +93,99 @@ def test_options_reach_the_demo(name, result, monkeypatch, tmp_path):
     assert seen == {"steps": 64, "seed": 3, "neuron": name, "progress": True}
 
 
+INSTALL = 'pip install scikit-learn matplotlib, or in a clone of snnpipe pip install -e ".[demo]"'
+
+
 def test_missing_extras_say_what_to_install(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(SnnpipeError, match=r'pip install "snnpipe\[demo\]"'):
+    with pytest.raises(SnnpipeError, match=re.escape(f"scikit-learn: {INSTALL}")):
         demo.digits(0)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SnnpipeError, match=r'pip install "snnpipe\[demo\]"'):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SnnpipeError, match=re.escape(f"matplotlib: {INSTALL}")):
         require_matplotlib()
+    assert stopped("--out", str(tmp_path / "figure.png")) == 1
+    assert INSTALL in one_line(capsys)
+
+
+def test_both_extras_are_what_the_message_installs():
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    root = Path(snnpipe.__file__).parents[1]
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["demo"]
+    assert {re.match(r"[\w-]+", each)[0] for each in extra} == {"scikit-learn", "matplotlib", "numpy"}
+
+
+def stopped(*arguments):
+    """The exit status of the demo."""
     with pytest.raises(SystemExit) as stop:
-        cli.main(["demo", "--out", str(tmp_path / "figure.png")])
-    assert stop.value.code == 1
-    assert 'pip install "snnpipe[demo]"' in capsys.readouterr().err
+        cli.main(["demo", *arguments])
+    return stop.value.code
 
 
-@pytest.mark.parametrize("bad", ["--steps 0", "--steps many", "--neuron lif", "--out /no/such/folder/x.png", "--out x"])
+def one_line(capsys):
+    text = capsys.readouterr().err
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+    return text
+
+
+BAD = (
+    "--steps 0", "--steps many", "--steps 2.5", "--steps 1000000000000", "--seed -1", "--seed x", f"--seed {2**40}",
+    "--neuron lif", "--out /no/such/folder/x.png", "--out x", "--out .png", "--out /dev/null/x.png", "--unknown 1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_bad_options_are_refused_before_anything_runs(bad, monkeypatch, capsys):
     monkeypatch.setattr(cli, "run", lambda **options: pytest.fail("ran"))
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["demo", *bad.split()])
-    assert stop.value.code == 2
-    assert bad.split()[0] in capsys.readouterr().err
+    assert stopped(*bad.split()) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert bad.split()[0] in last
+    assert not re.search(r"\b_\w+", last), "a private name"
+
+
+def test_a_figure_that_cannot_be_written_is_refused_before_anything_runs(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(cli, "run", lambda **options: pytest.fail("ran"))
+    (tmp_path / "folder.png").mkdir()
+    assert stopped("--out", str(tmp_path / "folder.png")) == 2
+    assert "is not a file" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write to every folder
+    assert stopped("--out", str(tmp_path / "figure.png")) == 2
+    assert "permission denied" in capsys.readouterr().err
+
+
+def test_a_figure_that_cannot_be_written_after_all(result, monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "folder" / "figure.png"
+    out.parent.mkdir()
+    monkeypatch.setattr(cli, "run", lambda **options: out.parent.rmdir() or result)
+    assert stopped("--out", str(out)) == 1
+    assert "figure.png" in one_line(capsys)
+
+
+def test_interrupted(monkeypatch, tmp_path, capsys):
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(cli, "run", interrupted)
+    assert stopped("--out", str(tmp_path / "figure.png")) == 130
+    assert one_line(capsys) == "snnpipe demo: stopped\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGINT") or sys.platform == "win32", reason="signals of POSIX")
+def test_ctrl_c(tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    command = [sys.executable, "-m", "snnpipe", "demo", "--steps", "60000", "--out", str(tmp_path / "figure.png")]
+    root = Path(snnpipe.__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
+        process.stderr.read(1)  # the first progress bar
+        process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.endswith("snnpipe demo: stopped\n")
+    assert "Traceback" not in said
 
 
 def test_without_a_command_the_help_is_printed(capsys):

@@ -181,7 +181,7 @@ def test_inputs_by_name_constants_and_outputs():
     given = {"ids": torch.randint(0, 11, (3,)), "x": h.vectors(3)}
     state = trace(model, example=given)
     assert [node["name"] for node in state.graph.inputs] == ["ids", "x"]
-    got, want = to_module(state)(**given), dict(model(**given))
+    got, want = to_module(state)(**given), model(**given)
     h.assert_close(got, want)
     flagged = trace(model, example=given, constants={"return_dict": False})
     h.assert_close(to_module(flagged)(**given), model(**given, return_dict=False))
@@ -276,7 +276,9 @@ def test_random_operators_are_refused(model):
 def test_wrong_options_are_refused():
     model = nn.Linear(6, 2)
     with pytest.raises(StageError, match="symbolic"):
-        trace(model, example=torch.randn(2, 6), leaves=(nn.Linear,))
+        trace(model, example=torch.randn(2, 6), inputs=("input",))
+    with pytest.raises(StageError, match="symbolic"):
+        trace(model, example=torch.randn(2, 6), check=torch.randn(2, 6))
     with pytest.raises(TraceError, match="no tensor"):
         trace(model, example=3)
     with pytest.raises(TraceError, match=r"trace\(example=x\)"):

@@ -259,10 +259,14 @@ BAD_INPUTS = {
     "too few events": (lambda snn: snn(images()[None], T=2, encoding=events()), "1 step"),
     "unknown schedule": (lambda snn: snn(images(), T=2, schedule="parallel"), '"layer"'),
     "events layer by layer": (
-        lambda snn: snn(images()[None], T=1, schedule="layer", encoding=events()), 'schedule="step"'),
+        lambda snn: snn(images()[None], T=1, schedule="layer", encoding=events()),
+        'schedule="step"',
+    ),
     "too few features": (lambda snn: snn(images()[..., :2], T=1), r"shapes \(4, 2, 6, 2\)"),
     "another batch in mid-stream": (
-        lambda snn: snn.step(snn.step(snn.init(), images())[0], images()[:1]), "steps before"),
+        lambda snn: snn.step(snn.step(snn.init(), images())[0], images()[:1]),
+        "steps before",
+    ),
     "no time axis": (lambda snn: snn.sequence(torch.zeros(())), r"T, B"),
     "no step": (lambda snn: snn.sequence(images()[None][:0]), "T >= 1"),
     "whole numbers as events": (lambda snn: snn.sequence(torch.ones(3, 1, 2, 6, 6).long()), "float"),

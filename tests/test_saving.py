@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnpipe import fixed, pipe, replace, td_rewrite, to_snn, trace
+from snnpipe import fixed, pipe, replace, td_rewrite, to_module, to_snn, trace
 from tests.helpers import assert_converges, assert_same, cnn, mlp, spiking, vectors
 
 
@@ -83,3 +83,58 @@ def test_to_changes_dtype():
     snn = spiking(model, x).to(torch.float64)
     assert {tensor.dtype for tensor in snn.state_dict().values()} == {torch.float64}
     assert_converges(snn, (x.double(),), model.double()(x.double()))
+
+
+def test_names_of_parameters_are_the_keys_of_the_state(snn, x):
+    named = {name for name, _ in [*snn.named_parameters(), *snn.named_buffers()]}
+    assert named == set(snn.state_dict())
+    want = snn(x, T=4)
+    assert_same(torch.func.functional_call(snn, snn.state_dict(), (x,), {"T": 4}), want)
+    silent = {name: torch.zeros_like(p) for name, p in snn.named_parameters()}
+    assert not torch.func.functional_call(snn, silent, (x,), {"T": 4}).any()
+    assert_same(snn(x, T=4), want)
+    slopes = torch.func.grad(lambda p: torch.func.functional_call(snn, p, (x,), {"T": 4}).sum())
+    assert slopes(dict(snn.named_parameters())).keys() == dict(snn.named_parameters()).keys()
+    assert snn.get_submodule("3").weight is snn.get_parameter("3.weight")
+    assert snn.weights is snn
+
+
+def test_a_shallow_copy_shares_the_tensors(snn, x):
+    twin = copy.copy(snn)
+    assert_same(twin(x, T=3), snn(x, T=3))
+    assert all(a is b for a, b in zip(twin.parameters(), snn.parameters(), strict=True))
+
+
+def test_to_meta_and_back(snn, x):
+    empty = copy.deepcopy(snn).to("meta")
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+    empty.load_state_dict(snn.state_dict(), assign=True)
+    assert_same(empty(x, T=3), snn(x, T=3))
+
+
+def test_tied_weights_stay_tied():
+    model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)).double()
+    model[4].weight = model[2].weight
+    snn = pipe(model, trace, replace(threshold=fixed(1.0)), to_snn)
+    for net in (snn, copy.deepcopy(snn), pickled(snn), copy.deepcopy(snn).half()):
+        assert net.get_parameter("2.weight") is net.get_parameter("4.weight")
+        assert len(list(net.parameters())) == 5
+
+
+@pytest.mark.parametrize("front", ["fx", "export"])
+@pytest.mark.parametrize("where", ["network", "model", "both"])
+def test_made_under_inference_mode(where, front):
+    with torch.inference_mode(where != "network"):
+        model, x = mlp(), vectors()
+    with torch.inference_mode(where != "model"):
+        options = {} if front == "fx" else {"example": x}
+        snn = spiking(model, x, **options)
+        ann = pipe(model, trace(**options), to_module)
+    x = x.clone()
+    snn.requires_grad_()
+    optimiser = torch.optim.SGD(snn.parameters(), lr=0.1)
+    before = snn.get_parameter("0.weight").detach().clone()
+    (snn(x, T=4).square().sum() + ann(x).sum()).backward()
+    optimiser.step()
+    assert not torch.equal(before, snn.get_parameter("0.weight"))
+    assert not any(tensor.is_inference() for tensor in [*snn.state_dict().values(), *ann.state_dict().values()])

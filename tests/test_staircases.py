@@ -5,8 +5,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from snnpipe import instrument, pipe, report, td_rewrite, to_module, to_snn, trace
+from snnpipe import (
+    SITE_RULES,
+    every_fake_quantize_site,
+    instrument,
+    matching_levels,
+    pipe,
+    replace,
+    report,
+    td_rewrite,
+    to_module,
+    to_snn,
+    trace,
+)
 from snnpipe.graph import Ref
+from snnpipe.kernels.quantiser import fake_quantize
 from snnpipe.rules.arithmetic import form_of
 from snnpipe.rules.staircase import _is_staircase
 from tests.helpers import assert_same, bound
@@ -133,12 +146,81 @@ def test_thresholds_of_channels(theta, axis):
     assert (to_snn(state)(x, T=8, schedule="layer") - model(x)).abs().max() <= bound(torch.float32)
 
 
+#: Of both signs: formula, step, lowest and highest level, what a zero point may be taken from.
+BOTH = {
+    "LSQ": (lambda m, x: (x / m.step).round().clamp(-4, 3) * m.step, 0.21, -4, 3),
+    "clipped first": (lambda m, x: around((x / m.step).clamp(-4, 3)) * m.step, 0.21, -4, 3),
+    "LSQ, scaled": (
+        lambda m, x: around_backwards((x / gradient_scaled(m.step, 0.1)).clamp(-4, 3)) * gradient_scaled(m.step, 0.1),
+        0.21, -4, 3,
+    ),
+    "SpikeZIP": (lambda m, x: less(x / m.step + 0.5).clip(-4, 3) * m.step, 0.21, -4, 3),
+    "function": (lambda m, x: Round.apply(torch.clamp(x / m.step, -7, 7)) * m.step, 0.21, -7, 7),
+    "zero point": (lambda m, x: (((x / m.step).round() + 4).clamp(0, 7) - 4) * m.step, 0.21, -4, 3),
+    "zero point inside": (lambda m, x: ((x / m.step + 4).round().clamp(0, 7) - 4) * m.step, 0.21, -4, 3),
+    "bytes": (lambda m, x: (torch.clamp(torch.round(x / 0.02) + 128, 0, 255) - 128) * 0.02, 0.02, -128, 127),
+    "extremes": (
+        lambda m, x: torch.max(torch.min(x.mul(4).round(), torch.tensor(3.0)), torch.tensor(-4.0)) * 0.25, 0.25, -4, 3,
+    ),
+    "hardtanh": (lambda m, x: torch.round(F.hardtanh(x) * 7) / 7, 1 / 7, -7, 7),
+    "ternary": (lambda m, x: x.clamp(-1, 1).round(), 1.0, -1, 1),
+}  # fmt: skip
+EVERY = instrument(rules=(*SITE_RULES, every_fake_quantize_site))
+
+
+@FRONT_ENDS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", BOTH)
+def test_quantisers_of_both_signs_are_one_operator_and_one_neuron(name, dtype, by_example):
+    formula, step, low, high = BOTH[name]
+    model, x = net(formula).to(dtype), data().to(dtype)
+    state = pipe(traced(model, x, by_example), EVERY)
+    assert [node.op for node in state.graph] == ["input", "linear", "fake_quantize", "linear"]
+    (site,) = state.sites.values()
+    assert (site.signed, site.cap.low, site.cap.high) == (True, low, high)
+    assert abs(state.params[site.cap.unit.key].item() - step) <= 4 * torch.finfo(torch.float32).eps * step
+    y = model(x)
+    limit = bound(dtype, max(1.0, y.abs().max().item()))
+    assert (to_module(state)(x) - y).abs().max() <= limit
+    snn = pipe(state, replace(rules=(matching_levels,)), td_rewrite, to_snn)
+    assert (snn(x, T=2 * max(-low, high)) - y).abs().max() <= limit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("shape", "axis"), [((3, 1, 1), -3), ((1, 3, 1, 1), -3), ((4,), -1), ((1,), None)], ids=str)
+def test_quantisers_of_both_signs_by_channel(shape, axis, dtype):
+    step = torch.rand(shape) + 0.2
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), Written(lambda m, x: (x / m.theta).round().clamp(-4, 3) * m.theta, step))
+    model, x = model.to(dtype).eval(), 2 * torch.randn(5, 2, 4, 4, dtype=dtype)
+    state = pipe(model, trace, EVERY)
+    node = next(node for node in state.graph if node.op == "fake_quantize")
+    assert node.get("axis") == axis
+    assert torch.equal(state.params[node["scale"].key], step.reshape(-1).to(dtype))
+    assert_same(to_module(state)(x), model(x))
+    snn = pipe(state, replace(rules=(matching_levels,)), td_rewrite, to_snn)
+    assert (snn(x, T=8) - model(x)).abs().max() <= bound(dtype, 4.0)
+
+
+def test_the_gradient_in_double_precision_is_torchs():
+    x, weight = torch.randn(50, 3), torch.randn(50, 3)
+    step = torch.rand(3) / 4 + 0.1
+
+    def gradients(dtype):
+        own = x.to(dtype).requires_grad_(), step.to(dtype).requires_grad_()
+        return torch.autograd.grad((weight * fake_quantize(*own, 0, -4, 3, -1)).sum(), own)
+
+    for double, single in zip(gradients(torch.float64), gradients(torch.float32), strict=True):
+        assert double.dtype == torch.float64
+        assert (double - single).abs().max() <= 64 * torch.finfo(torch.float32).eps * (1 + single.abs().max())
+
+
 #: Of these a part is a staircase, but not the whole.
-PARTLY = {"two widths", "sloped", "falling", "of data"}
+PARTLY = {"another zero", "two widths", "sloped", "falling", "of data"}
 
 #: Not staircases of equal steps from 0 on: left as they are.
 OTHERS = {
-    "both signs": lambda m, x: (x / m.step).round().clamp(-8, 7) * m.step,
+    "another zero": lambda m, x: ((x / m.step).round().clamp(0, 7) - 3.4) * m.step,
+    "bounds of channels": lambda m, x: torch.minimum(x.round().clamp(min=-4), torch.arange(6.0)),
     "without end": lambda m, x: torch.round(x * 15) / 15,
     "two widths": lambda m, x: torch.floor(x.clamp(0, 1) * 4) + torch.floor(x.clamp(0, 1) * 8),
     "sloped": lambda m, x: torch.floor(x.clamp(0, 1) * 4) + 0.1 * x,
@@ -151,6 +233,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_staircase_is_left_alone(name):
     wide = torch.rand(200, 6) + 0.5 if name == "two axes" else 1.7

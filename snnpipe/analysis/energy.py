@@ -11,16 +11,16 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from snnpipe.analysis.costs import Account, Layer, Operator
 from snnpipe.analysis.schedules import layer_by_layer, step_by_step
 from snnpipe.analysis.tally import Run, Tally, depends_on_inputs
 from snnpipe.analysis.trains import elements
 from snnpipe.checks import takes
+from snnpipe.containers import tensors
 from snnpipe.emit import neuron_path
 from snnpipe.errors import InputError
-from snnpipe.frozen import FrozenMap, leaves
+from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.ops.lift import Form, lift, place
@@ -106,7 +106,7 @@ def account(
         for node in lifted:
             if node.op != "input" and node.name not in before:
                 run.perform(node, clock)
-    first = next(leaf for node in lifted.inputs for leaf in leaves(now[node["name"]]) if isinstance(leaf, Tensor))
+    first = next(tensor for node in lifted.inputs for tensor in tensors(now[node["name"]]))
     batch = first.shape[0] if first.ndim else 1
     return _account(snn, lifted, run, (T, str(snn.code), encoding.name, schedule, batch))
 

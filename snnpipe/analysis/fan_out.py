@@ -35,6 +35,7 @@ ROUTED = frozenset({
     "expand", "expand_as", "view_as", "narrow", "select", "getitem", "set_item", "filled_like", "chunk", "split",
     "unbind", "cat", "stack", "repeat", "flip", "roll", "index_select", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "unfold", "pad", "where", "masked_fill", "identity", "contiguous", "clone", "detach", "to",
+    "type_as",
 })  # fmt: skip
 
 #: Operands that are added on, so that no event is multiplied with them.

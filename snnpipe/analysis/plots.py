@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
@@ -14,6 +13,9 @@ from snnpipe.errors import SnnpipeError
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D")
+
+#: What to do where scikit-learn or matplotlib is missing; it works beside a clone and beside an installed package.
+HOW_TO_INSTALL = 'pip install scikit-learn matplotlib, or in a clone of snnpipe pip install -e ".[demo]"'
 
 
 @attrs.frozen
@@ -39,8 +41,10 @@ def require_matplotlib() -> None:
     Raises:
         SnnpipeError: it is missing.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise SnnpipeError('figures need matplotlib: pip install "snnpipe[demo]"')
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise SnnpipeError(f"figures need matplotlib: {HOW_TO_INSTALL}") from error
 
 
 def plot_accuracy(

@@ -14,7 +14,8 @@ from tqdm import tqdm
 from snnpipe.analysis.energy import account
 from snnpipe.analysis.plots import plot_recipes
 from snnpipe.checks import Check, RefusalError, takes
-from snnpipe.errors import InputError
+from snnpipe.errors import InputError, StageError
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.options import FLAG, PATH, STEPS, several
 from snnpipe.recipe import MODEL_OR_STATE, Recipe
@@ -67,11 +68,13 @@ class Sweep:
         outcomes: one for each recipe and T.
         ann: the ANN's accuracy, percent.
         samples: how many samples were classified.
+        refused: recipe -> why this network is none for it.
     """
 
     outcomes: tuple[Outcome, ...]
     ann: float
     samples: int
+    refused: FrozenMap[str, str] = EMPTY
 
     def __str__(self) -> str:
         width = max((len(o.recipe) for o in self.outcomes), default=6)
@@ -82,6 +85,7 @@ class Sweep:
             f" {o.wires:6}  {o.unit:11}{o.state:8.0f}  {o.macs:8.3g}"
             for o in self.outcomes
         ]
+        lines += [f"left out (see refused): {', '.join(self.refused)}"] * bool(self.refused)
         return "\n".join(lines)
 
     @takes(path=PATH)
@@ -133,6 +137,8 @@ def sweep(
 ) -> Sweep:
     """Convert a classifier by several recipes and classify the same data with each; the model is unchanged.
 
+    A recipe that cannot convert this network is left out and its reason kept in ``Sweep.refused``.
+
     Args:
         model: the network, or the state it was traced to.
         recipes: values or names of ``snnpipe.recipes``.
@@ -154,11 +160,14 @@ def sweep(
         ann = to_module(state)
         answers = torch.cat([ann(x).argmax(1).cpu() for x, _ in data])
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
-        outcomes = [
-            _outcome(recipe, state, batches, data, labels, answers, steps)
-            for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress)
-        ]
-    return Sweep(tuple(outcomes), _percent(answers, labels), len(labels))
+        outcomes: list[Outcome] = []
+        refused: dict[str, str] = {}
+        for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress):
+            try:
+                outcomes.append(_outcome(recipe, state, batches, data, labels, answers, steps))
+            except StageError as error:
+                refused[recipe.name] = str(error)
+    return Sweep(tuple(outcomes), _percent(answers, labels), len(labels), FrozenMap(refused))
 
 
 def _outcome(

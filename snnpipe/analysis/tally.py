@@ -83,7 +83,7 @@ class Run:
         """Give an input its value; events that are all -1, 0 or 1 are spikes."""
         self.values[node.name] = value
         if moves:
-            self.spikes[node.name] = map_leaves(unit_spikes, value)
+            self.spikes[node.name] = temporal.zip_leaves(unit_spikes, value)
 
     def perform(self, node: Node, clock: Clock, current: Tensor | None = None) -> None:
         """Compute a node and add to its tally; a neuron that waited gets another ``current`` than what arrives now."""
@@ -112,7 +112,7 @@ class Run:
     def _spikes(self, leaf: Any) -> Any:
         if isinstance(leaf, Ref) and leaf.name in self.spikes:
             return self.spikes[leaf.name]
-        return map_leaves(no_spikes, self._read(leaf)) if isinstance(leaf, Ref | Param) else leaf
+        return temporal.zip_leaves(no_spikes, self._read(leaf)) if isinstance(leaf, Ref | Param) else leaf
 
     def _encode(self, node: Node, tally: Tally, clock: Clock, z: Tensor) -> None:
         module, spikes = self.neurons[neuron_path(node)], torch.empty(0)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnpipe.frozen import leaves
+from snnpipe.containers import tensors
 from snnpipe.kernels.neuron import Neuron, nonzero
 
 
@@ -43,9 +43,9 @@ def numbers(x: Any, spikes: Any) -> Tensor:
 
 def elements(tree: Any) -> int:
     """The number of elements of all tensors."""
-    return sum(leaf.numel() for leaf in leaves(tree) if isinstance(leaf, Tensor))
+    return sum(tensor.numel() for tensor in tensors(tree))
 
 
 def total(tree: Any) -> float:
     """The sum of all elements of all tensors."""
-    return sum(float(leaf.sum()) for leaf in leaves(tree) if isinstance(leaf, Tensor))
+    return sum(float(tensor.sum()) for tensor in tensors(tree))

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from snnpipe.frontend.attention import attention_function, multihead_attention
+from snnpipe.frontend.met import noted
 from snnpipe.frontend.transformer import decoder, encoder, encoder_layer, transformer
+from snnpipe.frontend.wrappers import uncompiled
 
 #: Where torch keeps a forward that symbols cannot follow, what it is called there, and the one to follow instead.  A
 #: subclass with a ``forward`` of its own keeps it.
@@ -37,7 +39,8 @@ def followed() -> Iterator[None]:
     try:
         for (owner, name, replacement), (_, _, original) in zip(COMPOSITES, originals, strict=True):
             setattr(owner, name, _in_thread(tracing, replacement, original))
-        yield
+        with noted(), uncompiled():
+            yield
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)

@@ -1,44 +1,31 @@
 """From an fx graph to the frozen graph: spellings become ops, in-place operations become functional.
 
-Every fx value is a *cell*: the tensor it names and what has been written to it since.  An in-place op replaces the
-value in its cell, so whoever reads the cell later sees the result.  Cells that share memory without being the same
-tensor (a view and its base) cannot be followed that way: a read after such a write is a problem, and is reported.
+Every fx value lies in a cell (``frontend.cells``), and an operation that writes gives its cell a new value: the
+functional twin of the operation where a row of the table has it, else the operation itself on a copy.
 """
 
 from __future__ import annotations
 
-import keyword
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import attrs
 from torch import Tensor, fx, nn
-from torch._ops import OpOverload
+from torch._ops import OpOverload, OpOverloadPacket
 
+from snnpipe.containers import Kind
 from snnpipe.errors import Problem
-from snnpipe.frontend import overloads
+from snnpipe.frontend import calls, cells, facts, overloads
 from snnpipe.frontend.aten import ATEN
+from snnpipe.frontend.cells import Cell
 from snnpipe.frontend.shadow import shadow
-from snnpipe.frontend.spellings import INPLACE_OPERATORS, KNOWN, RANDOM
-from snnpipe.frozen import EMPTY, FrozenMap, freeze, is_namedtuple, map_leaves
-from snnpipe.graph import Graph, Node, Param, Ref, unique_name
+from snnpipe.frontend.spellings import KNOWN
+from snnpipe.frontend.values import indexes_anew, is_size, is_view, keeps_dtype
+from snnpipe.frozen import EMPTY, FrozenMap, Packed, freeze, map_leaves
+from snnpipe.graph import Graph, Node, Param, Ref, param_keys, unique_name
 from snnpipe.ops import functions
-from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, weightless
+from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, held, weightless
 from snnpipe.ops.table import OPS
-
-
-@attrs.define(eq=False)
-class _Cell:
-    """A tensor of the traced program: its present value and the memory it lies in."""
-
-    value: Any
-    storage: _Storage
-    stale: str = ""
-
-
-@attrs.define(eq=False)
-class _Storage:
-    cells: list[_Cell] = attrs.field(factory=list)
 
 
 @attrs.frozen(eq=False)
@@ -50,7 +37,10 @@ class Lowered:
     problems: tuple[Problem, ...]
 
 
-def lower(fx_graph: fx.Graph, root: nn.Module, tensors: Mapping[str, Tensor] = EMPTY) -> Lowered:
+def lower(
+    fx_graph: fx.Graph, root: nn.Module, tensors: Mapping[str, Tensor] = EMPTY, *, made: Collection[str] = (),
+    kept: Collection[str] = (),
+) -> Lowered:  # fmt: skip
     """Lower an fx graph over ``root``; neither is changed.
 
     Args:
@@ -58,6 +48,8 @@ def lower(fx_graph: fx.Graph, root: nn.Module, tensors: Mapping[str, Tensor] = E
             function called in that module's forward, and "" for the module itself.
         root: holds the tensors and modules the graph names.
         tensors: values that take precedence over the root's.
+        made: the tensors that ``forward`` makes anew at each run; all others are the model's own memory.
+        kept: the model's own tensors that ``forward`` writes to in ways the graph does not show.
     """
     lowering = _Lowering(root, tensors)
     for node in fx_graph.nodes:
@@ -65,7 +57,27 @@ def lower(fx_graph: fx.Graph, root: nn.Module, tensors: Mapping[str, Tensor] = E
     graph = Graph(tuple(lowering.nodes), lowering.output).live()
     problems = tuple(p for p in lowering.problems if p.node in graph.by_name or p.node == "output")
     params: FrozenMap[str, Tensor] = FrozenMap(lowering.params)
+    problems += tuple(_remembered(graph, (lowering.written.keys() | set(kept)) - set(made), lowering.written))
     return Lowered(graph, params.only(graph.param_keys()), problems)
+
+
+def _remembered(graph: Graph, written: Collection[str], places: Mapping[str, Node]) -> Iterator[Problem]:
+    """The model's own tensors that it writes to and whose value from the run before counts."""
+    read = {key for node in graph for name, value in node.operands.items() if name not in _shape_only(node)
+            for key in param_keys(value)} | set(param_keys(graph.output))  # fmt: skip
+    for key in sorted(read & set(written)):
+        node = places.get(key)
+        module, _, name = key.rpartition(".")
+        yield Problem(
+            key, module, node.where if node is not None else "",
+            f"`{name}` is the model's own memory: forward writes to it and reads it, so a run depends on those before",
+            "give the value as an input and return the new one, or keep the module as one call: "
+            "trace(leaves=(ThatModule,))",
+        )  # fmt: skip
+
+
+def _shape_only(node: Node) -> frozenset[str]:
+    return OPS[node.op].shape_only if node.op in OPS else frozenset()
 
 
 class _Lowering:
@@ -76,9 +88,10 @@ class _Lowering:
         self.nodes: list[Node] = []
         self.taken: dict[str, Node] = {}
         self.params: dict[str, Tensor] = {}
-        self.cells: dict[fx.Node, _Cell] = {}
-        self.attributes: dict[str, _Cell] = {}
+        self.cells: dict[fx.Node, Cell] = {}
+        self.attributes: dict[str, Cell] = {}
         self.problems: list[Problem] = []
+        self.written: dict[str, Node] = {}
         self.output: Any = None
         self.place: tuple[str, str, str | None] = ("", "", None)
 
@@ -92,9 +105,9 @@ class _Lowering:
 
     def emit(self, op: str, **operands: Any) -> Ref:
         module, where, known = self.place
-        called = _name(operands["target"]) if op == "call" else op
+        called = facts.name_of(operands["target"]) if op == "call" else op
         path = ".".join(filter(None, (module, called))) if known is None else module
-        name = unique_name(known or _identifier(path), self.taken)
+        name = unique_name(known or calls.identifier(path), self.taken)
         node = Node(name, op, FrozenMap({key: freeze(value) for key, value in operands.items()}), path, where)
         self.nodes.append(node)
         self.taken[name] = node
@@ -103,14 +116,17 @@ class _Lowering:
     # one fx node
 
     def visit(self, node: fx.Node) -> None:
-        self.place = _place(node)
+        self.place = calls.place(node)
         if node.op == "placeholder":
             self.place = (str(node.target), "", self.place[2] or "")
             known = {"default": node.args[0]} if node.args else {}
             known |= {"shape": node.meta["shape"]} if "shape" in node.meta else {}
-            self.cells[node] = self._fresh(self.emit("input", name=str(node.target), **known))
+            self.cells[node] = cells.fresh(self.emit("input", name=str(node.target), **known))
         elif node.op == "get_attr":
             self.cells[node] = self._attribute(str(node.target))
+            if isinstance(self.cells[node].value, nn.Module):
+                reason = f"hands on the module `{node.target}`, so its weights would be out of sight"
+                self.problems.append(Problem("output", *calls.place(node)[:2], reason, "call it in forward instead"))
         elif node.op == "output":
             self.output = freeze(self._read(node.args[0], node))
         elif node.op == "call_module":
@@ -118,27 +134,19 @@ class _Lowering:
         else:
             self._call(node)
 
-    def _attribute(self, key: str) -> _Cell:
+    def _attribute(self, key: str) -> Cell:
         if key not in self.attributes:
-            value: Any = self.tensors[key] if key in self.tensors else _attribute(self.root, key)
+            value: Any = self.tensors[key] if key in self.tensors else held(self.root, key)
             if isinstance(value, Tensor):
-                self._check_key(key)
                 self.params[key] = value
-                self.attributes[key] = self._fresh(Param(key))
+                self.attributes[key] = cells.fresh(Param(key))
             else:
-                self.attributes[key] = self._fresh(value)
+                self.attributes[key] = cells.fresh(value)
         return self.attributes[key]
 
-    def _check_key(self, key: str) -> None:
-        """Generated code reads a parameter as ``self.a.b.weight``."""
-        reserved = [part for part in key.split(".") if keyword.iskeyword(part)]
-        if reserved:
-            reason, fix = f"`{key}` has the Python keyword `{reserved[0]}` as a name", "call that module something else"
-            self.problems.append(Problem("output", key, "", reason, fix))
-
-    def _module(self, node: fx.Node) -> _Cell:
+    def _module(self, node: fx.Node) -> Cell:
         path = str(node.target)
-        module = self.root.get_submodule(path)
+        module = held(self.root, path)
         args, kwargs = self._read(node.args, node), self._read(node.kwargs, node)
         if isinstance(module, SpikingNeuron):
             self.params[module.key] = module.threshold
@@ -147,39 +155,129 @@ class _Lowering:
                 cap = f"{module.key.removesuffix('threshold')}{module.capped_by}"
                 encoder["cap"], self.params[cap] = Param(cap), getattr(module, module.capped_by)
             if module.charge is not None:
-                encoder["charge"] = self._attribute(f"{path}.charge").value
-            return self._fresh(self.emit("encode", input=args[0], threshold=Param(module.key), **encoder))
+                charge = f"{module.key.removesuffix('threshold')}charge"
+                encoder["charge"], self.params[charge] = Param(charge), module.charge
+            return cells.fresh(self.emit("encode", input=args[0], threshold=Param(module.key), **encoder))
         if isinstance(module, OpaqueModule):
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-        self.params |= {f"{path}.{name}": tensor for name, tensor in tensors.items()}
-        weights: FrozenMap[str, Param] = FrozenMap({name: Param(f"{path}.{name}") for name in tensors})
+        keys = {name: f"{path}.{name}".lstrip(".") for name in tensors}  # the outermost module has no path
+        self.params |= {keys[name]: tensor for name, tensor in tensors.items()}
+        weights: FrozenMap[str, Param] = FrozenMap({name: Param(key) for name, key in keys.items()})
         opaque = functions.Opaque(weightless(shadow(module, share=True)))
         return self._alias(self.emit("call", target=opaque, args=(weights, *args), kwargs=kwargs), node)
 
     def _call(self, node: fx.Node) -> None:
-        target, args, kwargs, inplace = _functional_form(node)
-        cell = self.cells[node.args[0]] if inplace and isinstance(node.args[0], fx.Node) else None
-        found = len(self.problems)
-        read_args, read_kwargs = self._read(args, node), self._read(kwargs, node)
-        op, operands = self._recognise(target, read_args, read_kwargs)
-        if op == "identity" and cell is None and isinstance(node.args[0], fx.Node):
-            self.cells[node] = self.cells[node.args[0]]
+        if isinstance(node.target, Kind):  # a container is built: a tree
+            self.cells[node] = cells.fresh(Packed(node.target, self._read(node.args, node)))
             return
+        target, args, kwargs = calls.spelled(node)
+        written = [] if self._is_number(node) else calls.nodes(facts.written(target, args, kwargs))
+        if facts.name_of(target) in facts.HARMLESS:
+            self.cells[node] = self.cells[node.all_input_nodes[0]]
+        elif written:
+            self._write(node, target, args, kwargs, written)
+        else:
+            op, operands, value = self._emitted(
+                node, facts.INPLACE_OPERATORS.get(facts.hashed(target), target), args, kwargs
+            )
+            first = node.args[0] if node.args else None
+            if op == "identity" and isinstance(first, fx.Node):
+                self.cells[node] = self.cells[first]
+            else:
+                self.cells[node] = self._placed(value, op, operands, node)
+
+    def _emitted(
+        self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[str, dict[str, Any], Any]:
+        """The op, operands and value of a call that writes to nothing."""
+        found = len(self.problems)
+        op, operands = self._recognise(target, self._read(args, node), self._read(kwargs, node))
+        if op == "identity":
+            return op, operands, operands["input"]
         self._refuse(node, op, target, args, kwargs)
         value = self.emit(op, **operands)
         self.problems[found:] = [attrs.evolve(problem, node=value.name) for problem in self.problems[found:]]
-        if cell is None:
-            self.cells[node] = self._alias(value, node) if _may_alias(op, target) else self._fresh(value)
+        return op, operands, value
+
+    def _write(
+        self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[fx.Node]
+    ) -> None:
+        """A call that writes: its functional twin, where a row has it and keeps the type, else the call on copies."""
+        cell, values = self.cells[written[0]], list[Any]()
+        twin = calls.functional(target) if len(written) == 1 and kwargs.get("out") is None else None
+        plain = {key: value for key, value in kwargs.items() if key != "inplace"}
+        recognised = None if twin is None else self._recognise(twin, self._read(args, node), self._read(plain, node))
+        before = cell.read()
+        if recognised is not None and recognised[0] == "identity":
+            self.cells[node] = cell
             return
-        cell.value = value
-        self.cells[node] = cell
-        for other in cell.storage.cells:
-            if other is not cell:
-                other.stale = f"{value.name} wrote to the same memory" + (f" at {self.place[1]}" * bool(self.place[1]))
+        if recognised is not None and recognised[0] != "call":
+            value = self.emit(recognised[0], **recognised[1])
+            values = [value if keeps_dtype(value, before, self) else self.emit("type_as", input=value, other=before)]
+            self._read(args, node, at=value.name)
+        else:
+            if facts.name_of(target) in facts.UNTRACKED:
+                self._problem(node, f"`{facts.name_of(target)}` changes the memory of a tensor", calls.FUNCTIONAL)
+            values = self._on_copies(node, target, args, kwargs)
+        for leaf, value in zip(written, values, strict=True):
+            self._written(self.cells[leaf], value)
+        self.cells[node] = cell if len(written) == 1 else cells.fresh(tuple(values))
+
+    def _on_copies(self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """Run a call on copies of what it writes to; the new values, in the order of ``facts.written``."""
+        called = overloads.as_function(target) if isinstance(target, OpOverload) else target
+        places = facts.written(target, args, kwargs)
+        at: tuple[Any, ...] = tuple(next(key for key, value in (*enumerate(args), *kwargs.items()) if value is place)
+                   for place in places)  # fmt: skip
+        _, _, made = self._emitted(node, functions.OnCopies(called, at), args, kwargs)
+        values: list[Any] = []
+        for k, place in enumerate(places):
+            whole = self.emit("getitem", a=made, index=k)
+            pieces = isinstance(place, tuple | list)
+            values += [self.emit("getitem", a=whole, index=i) for i in range(len(place))] if pieces else [whole]
+        return values
+
+    def _written(self, cell: Cell, value: Any) -> None:
+        node = self.taken[value.name]
+        if cell.root.memory or cell.memory:
+            self.written.setdefault(cell.root.memory or cell.memory, node)
+        why = f"{value.name} wrote to what may be the same memory" + f" at {node.where}" * bool(node.where)
+        cells.write(cell, value, self._through, why)
+
+    def _through(self, base: Any, value: Any, steps: tuple[cells.Step, ...]) -> Ref:
+        """A base after a write to a view of it."""
+        rest = tuple((step.args, step.kwargs) for step in steps)
+        through = functions.WriteThrough(tuple(step.fn for step in steps))
+        return self.emit("call", target=through, args=(base, value, *rest), kwargs={})
+
+    def _placed(self, value: Any, op: str, operands: dict[str, Any], node: fx.Node) -> Cell:
+        """The cell of a new value: a view, or memory that may be shared, or memory of its own."""
+        if op != "call" and (not OPS[op].aliases or (op == "getitem" and indexes_anew(operands))):
+            return cells.fresh(value)
+        found = facts.sharing(node) if op == "call" else calls.nodes(node.args[:1] or tuple(node.kwargs.values())[:1])
+        sharing = [self.cells[source] for source in found if isinstance(self.cells[source].value, Ref | Param)]
+        if len(sharing) == 1 and is_view(op, operands):
+            return cells.view(value, sharing[0], self._step(op, operands, sharing[0]))
+        return cells.alias(value, sharing)
+
+    def _step(self, op: str, operands: dict[str, Any], base: Cell) -> cells.Step:
+        first = OPS[op].signature.names[0]
+        if op == "call":
+            target, (_, *args), kwargs = operands["target"], operands["args"], operands["kwargs"]
+            return cells.Step(
+                lambda now: self.emit(op, target=target, args=(now, *args), kwargs=kwargs), target, tuple(args), kwargs
+            )
+        args, kwargs = OPS[op].signature.call_arguments(FrozenMap(operands))
+        return cells.Step(lambda now: self.emit(op, **operands | {first: now}), OPS[op].fn, args[1:], kwargs)
+
+    def _is_number(self, node: fx.Node) -> bool:
+        """Whether the first argument of a call is a size: Python's numbers are never written to."""
+        first = node.args[0] if node.args else None
+        return isinstance(first, fx.Node) and is_size(self.cells[first].value, self)
 
     def _recognise(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        spelling = (KNOWN.get(target) or ATEN.get(target)) if _hashable(target) else None
+        spelling = (KNOWN.get(target) or ATEN.get(target)) if facts.hashed(target) is not None else None
         if spelling is not None:
             bound = spelling.signature.bind(args, kwargs)
             if bound is not None:
@@ -189,7 +287,7 @@ class _Lowering:
                 adapted = spelling.adapt(bound, self)
                 if adapted is not None:
                     return adapted[0] or spelling.op, adapted[1]
-        if isinstance(target, OpOverload):
+        if isinstance(target, OpOverload | OpOverloadPacket):
             target = overloads.as_function(target)
         if isinstance(target, str):
             method = getattr(Tensor, target, None)
@@ -199,19 +297,11 @@ class _Lowering:
         return "call", {"target": target, "args": args, "kwargs": kwargs}
 
     def _refuse(self, node: fx.Node, op: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if kwargs.get("out") is not None:
-            self._problem(node, "writes to `out=`", "use the value the function returns")
-        random = op == "call" and _name(target).rstrip("_") in RANDOM and kwargs.get("training") is not False
-        if isinstance(target, OpOverload):
-            kwargs = overloads.named_arguments(target, args, kwargs)
-            random = op == "call" and overloads.is_random(target, kwargs)
-            if op == "call" and target._schema.is_mutable:
-                self._problem(node, f"`{_name(target)}` writes to its argument", "use the functional form")
-        if random or kwargs.get("dropout_p"):
-            drops = "drop" in _name(target) or kwargs.get("dropout_p")
+        if op == "call" and facts.is_random(node.target, args, kwargs):
+            drops = "drop" in facts.name_of(node.target) or kwargs.get("dropout_p")
             self._problem(
                 node,
-                f"`{_name(target)}` is random, so the network computes no function of its input",
+                f"`{facts.name_of(node.target)}` is random, so the network computes no function of its input",
                 "let dropout depend on the mode: training=self.training, or p if self.training else 0.0"
                 if drops
                 else "draw the noise outside the model and pass it as an input",
@@ -219,126 +309,24 @@ class _Lowering:
 
     # cells
 
-    def _fresh(self, value: Any) -> _Cell:
-        cell = _Cell(value, _Storage())
-        cell.storage.cells.append(cell)
-        return cell
-
-    def _alias(self, value: Any, node: fx.Node) -> _Cell:
+    def _alias(self, value: Any, node: fx.Node) -> Cell:
         """A cell that may share memory with every tensor the node reads."""
-        cell = self._fresh(value)
-        for source in node.all_input_nodes:
-            if source in self.cells and isinstance(self.cells[source].value, Ref | Param):
-                _join(cell.storage, self.cells[source].storage)
-        return cell
+        sources = (self.cells[source] for source in node.all_input_nodes if source in self.cells)
+        return cells.alias(value, [cell for cell in sources if isinstance(cell.value, Ref | Param)])
 
-    def _read(self, tree: Any, reader: fx.Node) -> Any:
+    def _read(self, tree: Any, reader: fx.Node, at: str = "") -> Any:
         def read(leaf: Any) -> Any:
             if not isinstance(leaf, fx.Node):
                 return leaf
             cell = self.cells[leaf]
             if cell.stale:
-                self._problem(
-                    reader,
-                    f"reads `{leaf.name}` after {cell.stale}",
-                    "write to a copy instead: y = x.clone(), or use the functional form (y = x + 1, not x += 1)",
-                )
-            return cell.value
+                self._problem(reader, f"reads `{leaf.name}` after {cell.stale}", calls.FUNCTIONAL, at)
+            return cell.read()
 
-        return map_leaves(read, _plain(tree))
+        return map_leaves(read, calls.plain(tree))
 
-    def _problem(self, node: fx.Node, reason: str, fix: str) -> None:
-        module, where, _ = _place(node)
-        problem = Problem(node.name, module, where, reason, fix)
+    def _problem(self, node: fx.Node, reason: str, fix: str, at: str = "") -> None:
+        module, where, _ = calls.place(node)
+        problem = Problem(at or node.name, module, where, reason, fix)
         if problem not in self.problems:
             self.problems.append(problem)
-
-
-def _functional_form(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any], bool]:
-    """The functional twin of a call, its arguments, and whether the call wrote to its first argument."""
-    target: Any = node.target
-    kwargs = dict(node.kwargs)
-    inplace = bool(kwargs.pop("inplace", False))
-    name = _name(target)
-    if isinstance(target, OpOverload):
-        target, inplace = overloads.functional(target)
-        return target, node.args, kwargs, inplace
-    if target in INPLACE_OPERATORS:
-        return INPLACE_OPERATORS[target], node.args, kwargs, True
-    if name == "setitem":
-        return target, node.args, kwargs, True
-    if name.endswith("_") and not name.endswith("__"):
-        return name[:-1], node.args, kwargs, True
-    spelling = KNOWN.get(target) if _hashable(target) else None
-    bound = spelling.signature.bind(node.args, kwargs) if spelling is not None else None
-    return target, node.args, kwargs, inplace or bool(bound and bound.get("inplace"))
-
-
-_VIEWS = frozenset({
-    "T", "as_strided", "call_method", "cpu", "cuda", "diagonal", "dsplit", "getattr", "hsplit", "imag", "indices",
-    "ravel", "real", "squeeze", "t", "tensor_split", "to", "type", "type_as", "unfold", "values", "view_as_complex",
-    "view_as_real", "vsplit",
-})  # fmt: skip
-
-
-def _may_alias(op: str, target: Any) -> bool:
-    """Whether the result may share memory with an operand; of functions nobody knows, we assume it."""
-    if op != "call":
-        return OPS[op].aliases
-    if isinstance(target, OpOverload):
-        return overloads.may_alias(target)
-    module = getattr(target, "__module__", None) or "torch"
-    return _name(target) in _VIEWS or not (isinstance(target, str) or module.startswith(("torch", "_operator")))
-
-
-def _place(node: fx.Node) -> tuple[str, str, str | None]:
-    default = (str(node.target), "", "") if node.op == "call_module" else ("", "", None)
-    place: tuple[str, str, str | None] = node.meta.get("snnpipe", default)
-    return place
-
-
-def _attribute(root: nn.Module, key: str) -> Any:
-    value: Any = root
-    for part in key.split("."):
-        value = getattr(value, part)
-    return value
-
-
-def _name(target: Any) -> str:
-    if isinstance(target, OpOverload):
-        return overloads.name_of(target)
-    return target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__.lower())
-
-
-def _join(a: _Storage, b: _Storage) -> None:
-    if a is b:
-        return
-    for cell in b.cells:
-        cell.storage = a
-    a.cells.extend(b.cells)
-
-
-def _plain(tree: Any) -> Any:
-    """fx's immutable lists and dicts as plain ones."""
-    if isinstance(tree, dict):
-        return {key: _plain(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_plain(value) for value in tree]
-    if is_namedtuple(tree):
-        return type(tree)(*(_plain(value) for value in tree))
-    if type(tree) is tuple:
-        return tuple(_plain(value) for value in tree)
-    return tree
-
-
-def _hashable(value: Any) -> bool:
-    try:
-        hash(value)
-    except TypeError:
-        return False
-    return True
-
-
-def _identifier(text: str) -> str:
-    name = "".join(c if c.isalnum() else "_" for c in text)
-    return name if name and not name[0].isdigit() else f"_{name}"

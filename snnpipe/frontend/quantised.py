@@ -47,8 +47,9 @@ def settle(root: nn.Module) -> None:
     """
     for path, module in root.named_modules():
         forward = type(module).forward
-        if forward.__module__.startswith(_HOMES) and forward.__qualname__ in FORWARDS:
-            _settle(path, module, trained=forward.__qualname__.startswith("_Learnable"))
+        name, home = getattr(forward, "__qualname__", ""), getattr(forward, "__module__", None) or ""
+        if home.startswith(_HOMES) and name in FORWARDS:
+            _settle(path, module, trained=name.startswith("_Learnable"))
 
 
 def _settle(path: str, module: Any, *, trained: bool) -> None:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
-import torch
 from torch import Tensor
 
-from snnpipe.graph import Node, Param, Ref
+from snnpipe.graph import Node, Ref
 from snnpipe.ops.signature import Signature
 
 
@@ -37,20 +36,6 @@ class Spelling:
     op: str
     signature: Signature
     adapt: Adapt | None = None
-
-
-def is_zero(operand: Any, seen: Seen) -> bool:
-    """Whether an operand is known to be zero: a literal, a fresh tensor of zeros, a constant zero tensor."""
-    if isinstance(operand, int | float) and not isinstance(operand, bool):
-        return operand == 0
-    if isinstance(operand, Param):
-        tensor = seen.tensor(operand)
-        return tensor is not None and not isinstance(tensor, torch.nn.Parameter) and not bool(tensor.any())
-    node = seen.node(operand)
-    if node is None:
-        return False
-    made = node.op in ("zeros_like", "new_zeros") or (node.op == "call" and node["target"] is torch.zeros)
-    return made or (node.op in ("full_like", "new_full") and is_zero(node.get("fill_value"), seen))
 
 
 def number(operand: Any, seen: Seen) -> float | None:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snnpipe.frontend.quantised import QUANTISED
-from snnpipe.frontend.seen import Adapt, Operands, Seen, Spelling, is_zero, number
+from snnpipe.frontend.seen import Adapt, Operands, Seen, Spelling, number
+from snnpipe.frontend.values import is_zero, is_zero_tensor
 from snnpipe.ops.functions import events_of
 from snnpipe.ops.signature import Signature
 from snnpipe.ops.table import OPS, TABLE, UNARY
@@ -25,7 +26,7 @@ from snnpipe.ops.table import OPS, TABLE, UNARY
 def _clamp(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
     low = None if operands.get("min") == -math.inf else operands.get("min")
     high = None if operands.get("max") == math.inf else operands.get("max")
-    if low is not None and is_zero(low, seen) and high is None:
+    if low is not None and high is None and is_zero(low, operands["input"], seen):
         return "relu", {"input": operands["input"]}
     bounds = {name: value for name, value in (("min", low), ("max", high)) if value is not None}
     return "clamp", {"input": operands["input"], **bounds}
@@ -41,16 +42,17 @@ def _relu6(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
 
 
 def _threshold(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
-    if is_zero(operands["threshold"], seen) and is_zero(operands["value"], seen):
-        return "relu", {"input": operands["input"]}
+    x = operands["input"]
+    if is_zero(operands["threshold"], x, seen) and is_zero(operands["value"], x, seen):
+        return "relu", {"input": x}
     return None
 
 
 def _maximum(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
-    a, b = operands["input"], operands["other"]
-    if is_zero(b, seen):
+    a, b = operands["input"], operands["other"]  # of max(x, 0), 0 is an axis
+    if is_zero_tensor(b, a, seen):
         return "relu", {"input": a}
-    if is_zero(a, seen):
+    if is_zero_tensor(a, b, seen):
         return "relu", {"input": b}
     return None
 
@@ -68,7 +70,7 @@ def _where(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
         x, bound = test["args"]
         kept, dropped = (yes, no) if test["target"] in _POSITIVE else (no, yes)
         known = test["target"] in _POSITIVE + _NEGATIVE
-        if known and kept == x and is_zero(bound, seen) and is_zero(dropped, seen):
+        if known and kept == x and is_zero(bound, x, seen) and is_zero(dropped, x, seen):
             return "relu", {"input": x}
     return "where", operands
 
@@ -122,14 +124,19 @@ def _unary(op: str) -> Adapt:
 _METADATA = frozenset({"shape", "dtype", "device", "ndim", "is_cuda", "layout"})
 
 
+#: What may be a container: an input, and what was taken out of one.
+_TAKEN = frozenset({"input", "getitem", "field", "child"})
+
+
 def _getattr(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
     if operands["name"] in _METADATA:
         return "attribute", operands
-    if operands["name"] == "data":
+    node = seen.node(operands["input"])
+    if operands["name"] == "data" and (node is None or node.op not in _TAKEN):
         return "detach", {"input": operands["input"]}
     if operands["name"] == "mT":
         return "transpose", {"input": operands["input"], "dim0": -2, "dim1": -1}
-    return None
+    return None if hasattr(Tensor, operands["name"]) and operands["name"] != "data" else ("field", operands)
 
 
 def _to(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
@@ -285,21 +292,6 @@ SPELLINGS: tuple[tuple[str, tuple[Any, ...], str, Adapt | None], ...] = (
     ("filled_like", ("copy",), "input value non_blocking=False", _filled),
     ("filled_like", ("fill", "zero", torch.fill), "input value=0.0", _filled),
 )  # fmt: skip
-
-#: In-place operators of Python and the operator that gives their result.
-INPLACE_OPERATORS = {
-    operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
-    operator.itruediv: operator.truediv, operator.imatmul: operator.matmul, operator.ipow: operator.pow,
-    operator.ifloordiv: operator.floordiv, operator.imod: operator.mod,
-}  # fmt: skip
-
-#: Functions and methods whose result is drawn at random.
-RANDOM = frozenset({
-    "alpha_dropout", "bernoulli", "cauchy", "dropout", "dropout1d", "dropout2d", "dropout3d", "exponential",
-    "feature_alpha_dropout", "feature_dropout", "geometric", "gumbel_softmax", "log_normal", "multinomial", "normal",
-    "poisson", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "random", "randperm", "rrelu",
-    "uniform",
-})  # fmt: skip
 
 
 def _dictionary() -> dict[Any, Spelling]:

@@ -7,29 +7,33 @@ do the modules the user names as leaves.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
-import sys
 import threading
-import traceback
+import types
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils import _pytree as pytree
 
+from snnpipe.containers import opened, unknown
 from snnpipe.errors import TraceError
+from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
+from snnpipe.frontend.facts import INPLACE_OPERATORS
 from snnpipe.frontend.lowering import Lowered, lower
+from snnpipe.frontend.memory import Kept, assignments, check_same, nodes_in, same_values
+from snnpipe.frontend.met import CALL, Met, entry, refuse_autocast, tensors_of, unused_name
+from snnpipe.frontend.places import is_torch, untraceable, user_line
+from snnpipe.frontend.shadow import is_private, unregistered
+from snnpipe.frontend.watch import Watch
+from snnpipe.frozen import Packed, is_namedtuple
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
-_PACKAGE = str(Path(__file__).parents[1])
-_OPS = str(Path(_PACKAGE, "ops"))
-#: Where modules live that stand for one operator: its node is called as the module is.
-LIBRARIES = ("torch.", "torchao.", "snnpipe.ops.")
 #: Both front ends patch torch while they run.
 ONE_AT_A_TIME = threading.RLock()
 
@@ -48,34 +52,45 @@ def symbolic(
         constants: values for other arguments, instead of their defaults.
         leaves: module classes to keep as one call.
     """
-    if root._forward_pre_hooks or root._forward_hooks:
-        raise TraceError(
-            "trace: hooks on the outermost module would be lost. Remove them, or put the model into a wrapper: "
-            "nn.Sequential(model)"
-        )
-    recompile(root)
     for module in root.modules():
         if isinstance(module, _NormBase) and type(module)._check_input_dim.__module__.startswith("torch.nn"):
             module.__dict__["_check_input_dim"] = _accept  # it asks a symbol for its rank
-    tracer = _Tracer(inputs, dict(constants), leaves)
+    with ONE_AT_A_TIME, followed(), undisturbed():  # fx patches torch.nn.Module while it traces
+        first = _traced(root, _Tracer(inputs, dict(constants), leaves))
+        try:
+            second = _traced(root, _Tracer(inputs, dict(constants), leaves))
+        except Kept as kept:
+            if kept.depends_on_values:
+                raise TraceError(str(kept)) from None
+        else:
+            check_same(first, second)
+    return first
+
+
+def _traced(root: nn.Module, tracer: _Tracer) -> Lowered:
     try:
-        with ONE_AT_A_TIME, followed():  # fx patches torch.nn.Module while it traces
+        with assignments(tracer.assigned), tracer.watch:
             graph = tracer.trace(root)
-    except TraceError:
+    except (TraceError, Kept):
         raise
     except Exception as error:
         raise TraceError(untraceable(error, root, tracer.failed)) from error
-    return lower(graph, root, tracer.tensors)
-
-
-def recompile(root: nn.Module) -> None:
-    """Give the graph modules of a copy a ``forward`` again; each has a class of its own, and so has its copy."""
-    for module in root.modules():
-        if isinstance(module, fx.GraphModule):
-            module.recompile()
+    finally:
+        tracer.closed = True
+    kept = [key for key in tracer.assigned if key in tracer.tensors]
+    own = dict(root._modules)
+    try:
+        root._modules |= tracer.adopted  # after forward, which may go through its own modules
+        return lower(graph, root, tracer.tensors, made=tracer.made, kept=kept)
+    finally:
+        root.__dict__["_modules"] = own
+        for name in tracer.added:
+            delattr(root, name)
 
 
 class _Tracer(fx.Tracer):
+    traced_func_name = "__call__"  # hooks and what else a call of the outermost module runs
+
     def __init__(
         self, inputs: tuple[str, ...] | None, constants: dict[str, Any], leaves: tuple[type[nn.Module], ...]
     ) -> None:
@@ -85,23 +100,30 @@ class _Tracer(fx.Tracer):
         self.whole: set[nn.Module] = set()
         self.failed = ""
         self.paths: dict[nn.Module, str] = {}
+        self.adopted: dict[str, nn.Module | None] = {}
+        self.met = Met()
         self.tensor_keys: dict[int, list[str]] = {}
         self.tensors: dict[str, torch.Tensor] = {}
         self.fetched: dict[str, fx.Proxy] = {}
         self.foreign: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.watch = Watch(self._constant, self._record, user_line)
+        self.closed = False
+        self.made: set[str] = set()
+        self.added: list[str] = []
+        self.assigned: dict[str, nn.Module] = {}
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Inputs become symbols; every other argument takes its given or default value."""
-        for key, tensor in (
-            *self.root.named_parameters(remove_duplicate=False),
-            *self.root.named_buffers(remove_duplicate=False),
-        ):
+        for key, tensor in tensors_of(self.root):
             self.tensor_keys.setdefault(id(tensor), []).append(key)
             self.tensors[key] = tensor  # forward may assign to a buffer; what it was before counts
         self.paths = {module: path for path, module in reversed(list(self.root.named_modules()))}
-        parameters = list(inspect.signature(root_fn).parameters.values())[1:]
+        for name, module in unregistered(self.root).items():
+            self.adopt(name, module)
+        signature = inspect.signature(entry(self.root))
+        parameters = list(signature.parameters.values())
         names = [p.name for p in parameters]
         wrong = [name for name in (*(self.inputs or ()), *self.constants) if name not in names]
         if wrong:
@@ -126,16 +148,19 @@ class _Tracer(fx.Tracer):
                 positional.append(value)
         if not any(isinstance(value, fx.Proxy) for value in (*positional, *keywords.values())):
             raise TraceError(
-                f"trace: forward{inspect.signature(root_fn)} has no argument that is surely an input. "
+                f"trace: forward{signature} has no argument that is surely an input. "
                 "Name the inputs: trace(inputs=('x',)), or give forward named arguments instead of *args"
             )
-        return (lambda *args: root_fn(*args, **keywords)), positional
+        return (lambda root, *args: root(*args, **keywords)), positional
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        if self.closed:  # a symbol of the run before, which the model has kept
+            raise Kept(next(iter(nodes_in(args)), None))
         node = super().create_node(*args, **kwargs)
         path = self.scope.module_path or ""
-        module = self.root.get_submodule(path) if path else None
-        node.meta["snnpipe"] = (path, _user_line(), "" if module is not None and _is_torch(module) else None)
+        module = self.module_at(path) if path else None
+        refuse_autocast(node)
+        node.meta["snnpipe"] = (path, user_line(), "" if module is not None and is_torch(module) else None)
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
@@ -145,20 +170,34 @@ class _Tracer(fx.Tracer):
         return m in self.whole
 
     def path_of_module(self, mod: nn.Module) -> str:
-        if mod in self.paths:
-            return self.paths[mod]
-        name = f"{type(mod).__name__.lower()}_{len(self.paths)}"  # made inside forward
-        self.root.add_module(name, mod.eval())
-        self.paths[mod] = name
-        return name
+        if mod not in self.paths:
+            self.adopt(unused_name(mod, {**vars(self.root)["_modules"], **self.adopted}), mod)
+        return self.paths[mod]
+
+    def adopt(self, name: str, module: nn.Module) -> None:
+        """Give a private module that the root does not register a path, and its tensors keys."""
+        self.adopted[name] = module
+        for path, part in module.named_modules(prefix=name):
+            self.paths.setdefault(part, path)
+        for key, tensor in tensors_of(module, name):
+            self.tensor_keys.setdefault(id(tensor), []).append(key)
+            self.tensors[key] = tensor
+
+    def module_at(self, path: str) -> nn.Module:
+        first, _, rest = path.partition(".")
+        adopted = self.adopted.get(first)
+        return self.root.get_submodule(path) if adopted is None else adopted.get_submodule(rest)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)  # another thread is using a model of its own
+        if not is_private(m):
+            m = self.met.twin(m)
+            forward = partial(CALL, m)
         if isinstance(m, self.leaves):
             self.whole.add(m)
         containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-        if m in self.whole or isinstance(m, containers) or not all(map(_is_torch, m.modules())):
+        if m in self.whole or isinstance(m, containers) or not all(map(is_torch, m.modules())):
             try:
                 return super().call_module(m, forward, args, kwargs)
             except Exception:
@@ -167,7 +206,9 @@ class _Tracer(fx.Tracer):
         before, stack = len(self.graph.nodes), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, TraceError) and m is self.root:
+                raise
             self._forget(before)
             self.module_stack = stack
             self.whole.add(m)
@@ -181,10 +222,49 @@ class _Tracer(fx.Tracer):
             self.graph.erase_node(node)
 
     def create_arg(self, a: Any) -> Any:
-        """A tensor that belongs to no module (a global, a constant) is copied once."""
-        if isinstance(a, torch.Tensor) and id(a) not in self.tensor_keys:
-            a = self.foreign.setdefault(id(a), (a, a.detach().clone()))[1]
-        return super().create_arg(a)
+        """A tensor that belongs to no module (a constant) is copied, as it is now; containers stay what they are."""
+        if isinstance(a, fx.Proxy) and a.tracer is not self:
+            raise Kept(a.node)
+        if is_namedtuple(a):
+            return type(a)(*map(self.create_arg, a))
+        if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's
+            return a.item()
+        if isinstance(a, types.FunctionType | types.BuiltinFunctionType | functools.partial) and not _holds_symbols(a):
+            return a
+        found = opened(a)
+        if found is not None:
+            return Packed(found[0], tuple(map(self.create_arg, found[1])))
+        if not isinstance(a, torch.Tensor) or id(a) in self.tensor_keys:
+            try:
+                return super().create_arg(a)
+            except NotImplementedError as error:
+                raise TraceError(unknown(a, user_line())) from error
+        a = self.watch.seen(a)
+        if isinstance(a, fx.Proxy):
+            return a.node
+        self.watch.constant(a)
+        known, copy = self.foreign.get(id(a), (a, None))
+        if copy is None or not same_values(known, copy):
+            copy = a.detach().clone()
+            self.foreign[id(a)] = (a, copy)
+        new = copy not in self.tensor_attrs
+        node: Any = super().create_arg(copy)
+        if new:
+            self.added.append(str(node.target))
+            self.made |= {str(node.target)} if self.watch.is_made(a) else set()
+        return node
+
+    def _constant(self, tensor: torch.Tensor) -> fx.Proxy:
+        return self.proxy(self.create_arg(tensor))
+
+    def _record(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """A call that touches symbols."""
+        for leaf in pytree.tree_leaves((args, kwargs)):
+            if isinstance(leaf, fx.Proxy) and leaf.tracer is not self:
+                raise Kept(leaf.node)
+        if getattr(function, "__name__", "") == "__get__":
+            return getattr(args[0], function.__self__.__name__)
+        return fx.Proxy.__torch_function__(function, (), args, kwargs)
 
     def iter(self, obj: Any) -> Any:
         """Unroll a loop over the pieces of a tensor; fx itself unpacks ``a, b = x`` and nothing else."""
@@ -214,6 +294,11 @@ class _Symbol(fx.Proxy):
         pieces = _known_length(self.node)
         return super().__len__() if pieces is None else pieces
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("data", "imag", "real"):
+            raise TraceError(f"trace: at {user_line()} `.{name}` of a tensor is set; write its values: x.copy_(y)")
+        super().__setattr__(name, value)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
@@ -238,73 +323,16 @@ def _recorder(target: Callable[..., Any]) -> Callable[[_Symbol, Any], Any]:
     return inplace
 
 
-for _name in ("iadd", "isub", "imul", "itruediv", "imatmul", "ipow", "ifloordiv", "imod"):
-    setattr(_Symbol, f"__{_name}__", _recorder(getattr(operator, _name)))
+for _operator in INPLACE_OPERATORS:
+    setattr(_Symbol, f"__{_operator.__name__}__", _recorder(_operator))
+
+
+def _holds_symbols(function: Any) -> bool:
+    """Whether a function brings symbols with it, in its closure or as arguments of a ``partial``."""
+    given = (*function.args, *function.keywords.values()) if isinstance(function, functools.partial) else ()
+    cells = getattr(function, "__closure__", None) or ()
+    return any(isinstance(value, fx.Proxy) for value in (*given, *(cell.cell_contents for cell in cells)))
 
 
 def _accept(x: Any) -> None:
     """Stands in for a shape check that symbols cannot pass."""
-
-
-def _is_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(LIBRARIES)
-
-
-def is_users_file(name: str) -> bool:
-    """Whether code in this file is the user's, neither torch's nor ours."""
-    return not name.startswith((_TORCH, _PACKAGE, "<")) and "toolz" not in Path(name).parts
-
-
-def _user_line() -> str:
-    """``file:line`` of the user's code that is running, "" if none is."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if frame.f_code.co_name == "symbolic" and name.startswith(_HERE):
-            return ""
-        if not name.startswith((_TORCH, _HERE, _OPS, "<")):
-            return f"{name}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
-    return ""
-
-
-def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, example: bool = False) -> str:
-    """Why ``forward`` cannot be followed, where, and what to do.
-
-    Args:
-        error: what was raised while it ran.
-        root: the model.
-        failed: the class of the module whose ``forward`` it was, if known.
-        example: whether an example input was given.
-    """
-    while example and error.__context__ is not None:  # export raises its errors anew
-        error = error.__context__
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if is_users_file(f.filename)]
-    running = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    inner = [
-        type(m).__name__ for m in running if isinstance(m, nn.Module) and not _is_torch(m) and type(m) is not type(root)
-    ]
-    failed = failed or (inner[-1] if inner and example else "")
-    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "the model's forward"
-    code = f"\n    {frames[-1].line}" if frames and frames[-1].line else ""
-    if failed:
-        leaf = f"keep the module that does it as one call: trace(leaves=({failed},))"
-    else:
-        leaf = f"keep the model as one call: trace(leaves=({type(root).__name__},)), given nn.Sequential(model)"
-    why = (
-        "  Values of the input are not known while forward runs, so Python cannot branch on them or turn them into\n"
-        "  numbers.  Do one of these:\n"
-        if example
-        else "  A symbol stands for the input while forward runs, so Python cannot branch on its values, loop over\n"
-        "  its shape or turn it into a number.  Do one of these:\n"
-        "   - where only its shape decides, give an example: trace(example=x);\n"
-    )
-    return (
-        f"trace: cannot follow the model at {place}:{code}\n"
-        f"  cause: {str(error).splitlines()[0] if str(error) else type(error).__name__}\n"
-        f"{why}"
-        f"   - {leaf};\n"
-        "     it is then converted as a whole, on decoded values, and stays a graded (float) unit;\n"
-        "   - fix an argument that only selects a branch: trace(constants={'flag': True});\n"
-        "   - write the branch with torch.where, and the loop over a known length"
-    )

@@ -73,6 +73,28 @@ class Histogram:
         value = torch.minimum(_value_at(position).to(self.max.dtype), self.max)
         return torch.where(index == 0, torch.zeros_like(value), value)
 
+    def shared_quantile(self, q: float, *, nonzero: bool = False) -> Tensor:
+        r"""``m_c Q``, (C,): Q is the quantile of ``x / m_c`` over all channels, m_c a channel's mean above bin 0.
+
+        What the quantile of a channel is if its values are distributed as those of the others but for their size; it
+        rests on all values of the site.  Within one bin.
+        """
+        middle = (self.edges[1:] + self.edges[:-1]) / 2
+        counts = self.counts.double()
+        above = counts[:, 1:]
+        mean = (above @ middle[1:]) / above.sum(1).clamp(min=1)
+        fires = mean > 0
+        size = (middle / mean[fires, None]).index_fill(1, torch.zeros(1, dtype=torch.long, device=mean.device), 0.0)
+        weight = counts[fires]
+        if nonzero:
+            weight = weight.index_fill(1, torch.zeros(1, dtype=torch.long, device=mean.device), 0.0)
+        size, order = size.flatten().sort()
+        cumulative = weight.flatten()[order].cumsum(0)
+        if not cumulative.numel():
+            return torch.zeros_like(self.max)
+        index = int((cumulative < q * cumulative[-1]).sum().clamp(max=cumulative.numel() - 1))
+        return (mean * size[index]).to(self.max.dtype)
+
 
 def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
     """Histogram of a batch; memory C x BINS whatever the size of ``x``.
@@ -89,7 +111,7 @@ def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
             'instrument(statistic=maximum(per="neuron")), or one histogram per channel'
         )
     highest = float(largest.amax())
-    top = _octave(highest)
+    top = octave(highest)
     counts = torch.zeros(channels, BINS, dtype=torch.int64, device=x.device)
     if math.isfinite(highest):  # otherwise the largest value tells, and nobody needs the counts
         _count(x, axis, top, counts)
@@ -137,7 +159,7 @@ def _float_of(bits: int) -> float:
     return value
 
 
-def _octave(value: float) -> int:
+def octave(value: float) -> int:
     """Biased exponent of a value: ``2**(octave - 127) <= value``; 0 for what is not positive."""
     return max(0, min(254, 126 + math.frexp(value)[1])) if 0 < value < math.inf else 0
 

@@ -86,6 +86,15 @@ def _batched(
     return torch.stack([_quantised(one, along(own, rank, axis), levels) for one, own in pairs]), 0
 
 
+def _in_double(input: Tensor, scale: Tensor, zero: Any, low: int, high: int, axis: int | None) -> Tensor:
+    """The formula itself: torch's own operator keeps its scale in single precision."""
+    zero = along(zero.reshape(-1), input.ndim, axis) if isinstance(zero, Tensor) else zero
+    u = input / scale
+    whole: Tensor = u + (u.round() - u).detach()
+    y: Tensor = ((whole + zero).clamp(low, high) - zero) * scale
+    return y
+
+
 qcfs.register_fake(_shape)
 qcfs.register_autograd(_gradient, setup_context=_kept)
 qcfs.register_vmap(_batched)
@@ -117,6 +126,8 @@ def fake_quantize(
     >>> fake_quantize(torch.tensor([-1.0, 0.3, 9.0]), 0.5, 0, 0, 15)
     tensor([0.0000, 0.5000, 7.5000])
     """
+    if isinstance(scale, Tensor) and scale.dtype == torch.float64:
+        return _in_double(input, along(scale.reshape(-1), input.ndim, axis), zero_point, quant_min, quant_max, axis)
     if isinstance(scale, Tensor) and not isinstance(zero_point, Tensor):
         zero_point = torch.full_like(scale, zero_point, dtype=torch.int32)
     at: Any = () if axis is None else (axis % input.ndim,)

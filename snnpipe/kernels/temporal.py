@@ -4,7 +4,7 @@ A value v has two forms under a code :math:`(\alpha_t, a_t)`: the *events* :math
 *decoded* value :math:`V_t = \alpha_t V_{t-1} + a_t v_t` they stand for.  ``accumulate`` goes from the first to the
 second, ``difference`` back, and ``constant`` makes events of a value that does not change.
 
-All act on tensors or on trees of them (tuples, lists, dicts).
+All act on tensors or on trees of them (tuples, lists, dicts, containers of any kind).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from snnpipe.codes import Clock
-from snnpipe.frozen import FrozenMap, is_namedtuple
+from snnpipe.containers import opened
+from snnpipe.frozen import FrozenList, FrozenMap, is_namedtuple
 
 
 def constant(value: Any, clock: Clock, like: Any = None) -> Any:
@@ -39,8 +40,8 @@ def accumulate(decoded: Any, events: Any, clock: Clock) -> Any:
     tensor(0.5000)
     """
     if decoded is None:
-        return zip_leaves(lambda x: clock.a * x, events)
-    return zip_leaves(lambda X, x: clock.alpha * X + clock.a * x, decoded, events)
+        return zip_leaves(lambda x: clock.a * x if _moves(x) else x, events)
+    return zip_leaves(lambda X, x: clock.alpha * X + clock.a * x if _moves(x) else x, decoded, events)
 
 
 def difference(before: Any, decoded: Any, clock: Clock) -> Any:
@@ -71,14 +72,35 @@ def since(early: Any, decoded: Any, kept: float) -> Any:
 
 
 def zip_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply ``fn`` to corresponding leaves of trees of one shape; ``None`` leaves stay ``None``."""
+    """Apply ``fn`` to corresponding leaves of values of one structure, which is kept; ``None`` stays ``None``.
+
+    >>> zip_leaves(lambda a, b: a + b, {"x": [1, None]}, {"x": [2, None]})
+    {'x': [3, None]}
+    """
+    if tree is None or isinstance(tree, torch.Tensor):
+        return None if tree is None else fn(tree, *others)
     if is_namedtuple(tree):
         return type(tree)(*(zip_leaves(fn, *parts) for parts in zip(tree, *others, strict=True)))
-    if isinstance(tree, tuple | list) and not isinstance(tree, torch.Size):
+    if type(tree) in (tuple, list, FrozenList):
         return type(tree)(zip_leaves(fn, *parts) for parts in zip(tree, *others, strict=True))
-    if isinstance(tree, dict | FrozenMap):
+    if type(tree) in (dict, FrozenMap):
         return type(tree)({key: zip_leaves(fn, tree[key], *(other[key] for other in others)) for key in tree})
-    return None if tree is None else fn(tree, *others)
+    found = opened(tree)
+    if found is None:
+        return fn(tree, *others)
+    kind, parts = found
+    rest = [_parts(other) for other in others]
+    return kind(*(zip_leaves(fn, *parts) for parts in zip(parts, *rest, strict=True)))
+
+
+def _parts(container: Any) -> tuple[Any, ...]:
+    found = opened(container)
+    return (container,) if found is None else found[1]
+
+
+def _moves(leaf: Any) -> bool:
+    """Whether a leaf of an input can be events: text and numbers beside its tensors are the same at every step."""
+    return isinstance(leaf, torch.Tensor)
 
 
 def _change(now: Any, before: Any, alpha: float) -> Any:

@@ -7,11 +7,13 @@ neurons are other files' business.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor
 
 from snnpipe.checks import Check, takes, valid
@@ -45,6 +47,7 @@ class Threshold:
             ``"neuron"``: every element of the activation but for the batch axis, which is the first.  The last
             must be chosen before the data is run, and ties the network to one size of input.
         signed: further keyword arguments of ``theta`` at sites whose values have both signs.
+        fewest: of how many values it is what its name says; of fewer it says less, and ``replace`` warns.
     """
 
     name: str = attrs.field(validator=valid(TEXT, ThresholdError))
@@ -53,6 +56,7 @@ class Threshold:
     options: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
     per: str = attrs.field(default="channel", validator=valid(GRANULARITY, ThresholdError))
     signed: FrozenMap[str, Any] = attrs.field(default=EMPTY, converter=as_map, validator=valid(MAPPING))
+    fewest: int = 1
     made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
 
     def __call__(self, summary: Any, *, signed: bool = False) -> Tensor:
@@ -87,10 +91,23 @@ def theta_maximum(summary: Any, *, k: float = 1.0) -> Tensor:
     return theta
 
 
-def theta_percentile(summary: Any, *, q: float, nonzero: bool = False, scale: float = 1.0) -> Tensor:
-    """``scale`` times the ``q``-th percentile, or times the maximum where that is 0 although the channel fired."""
+def theta_percentile(
+    summary: Any, *, q: float, nonzero: bool = False, scale: float = 1.0, shared: bool = False
+) -> Tensor:
+    """``scale`` times the ``q``-th percentile, or times the maximum where that is 0 although the channel fired.
+
+    With ``shared``, of fewer values than resolve it: ``max`` of it and what the other channels say of it.
+    """
     theta: Tensor = summary.quantile(q / 100.0, nonzero=nonzero)
-    return scale * theta.where(theta > 0, summary.max)
+    theta = theta.where(theta > 0, summary.max)
+    if shared and summary.count < _resolving(q):
+        theta = torch.maximum(theta, summary.shared_quantile(q / 100.0, nonzero=nonzero))
+    return scale * theta
+
+
+def _resolving(q: float) -> int:
+    """How many values it takes for one to lie beyond the ``q``-th percentile."""
+    return math.ceil(100.0 / (100.0 - q) - 1e-6) if q < 100 else 1
 
 
 @takes(ThresholdError, per=GRANULARITY)
@@ -115,13 +132,11 @@ def scaled(k: float, *, per: str = "channel") -> Threshold:
     return Threshold("scaled", EXTREMA, theta_maximum, FrozenMap(k=k), per)
 
 
-@takes(
-    ThresholdError,
-    q=_PERCENT,
-    nonzero=FLAG, scale=POSITIVE, per=GRANULARITY,
-)  # fmt: skip
+@takes(ThresholdError, q=_PERCENT, nonzero=FLAG, scale=POSITIVE, shared=FLAG, per=GRANULARITY)
 @remembered
-def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str = "channel") -> Threshold:
+def percentile(
+    q: float, *, nonzero: bool = False, scale: float = 1.0, shared: bool = False, per: str = "channel"
+) -> Threshold:
     """The ``q``-th percentile of the activations, 0 < ``q`` <= 100.
 
     Exact within one bin of a histogram whose bins are at most 1/32 of their value wide.  A channel that fires too
@@ -131,13 +146,19 @@ def percentile(q: float, *, nonzero: bool = False, scale: float = 1.0, per: str 
         q: in percent.
         nonzero: of the activations that are not zero; those below ``2**-15`` of the site's largest count as zero.
         scale: times so much, > 0; more than 1 leaves room for outliers where an event has many levels.
+        shared: for little data, as behind a linear layer, which has one value per sample.  Of fewer than
+            100 / (100 - q) values the percentile is the largest, and new data is clipped; with ``shared`` it is then
+            at least ``m_c Q``, m_c the mean of the channel's values above zero and Q the percentile of ``x / m_c``
+            over all channels.
         per: ``"channel"``, ``"layer"`` or ``"neuron"``.
 
     Reference: Rueckauer et al. 2017, "Conversion of continuous-valued deep networks to efficient event-driven
     networks for image classification", Frontiers in Neuroscience, which takes the activations that are not zero.
     """
     further = ({"nonzero": True} if nonzero else {}) | ({"scale": scale} if scale != 1 else {})
-    return Threshold("percentile", HISTOGRAM, theta_percentile, FrozenMap(q=q, **further), per)
+    options: FrozenMap[str, Any] = FrozenMap(q=q, **further, **({"shared": True} if shared else {}))
+    fewest = 1 if shared else _resolving(q)
+    return Threshold("percentile", HISTOGRAM, theta_percentile, options, per, fewest=fewest)
 
 
 def as_threshold(value: Threshold | str | float) -> Threshold:

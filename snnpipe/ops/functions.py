@@ -5,12 +5,16 @@ They are called from generated code, so each is public, pure and named for what 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from snnpipe.frozen import map_leaves
+from snnpipe.containers import opened
+from snnpipe.kernels.temporal import zip_leaves
 
 
 def identity(input: Any) -> Any:
@@ -56,6 +60,26 @@ def attribute(input: Any, name: str) -> Any:
     return getattr(input, name)
 
 
+def field(input: Any, name: str) -> Any:
+    """``input.name`` of a container: linear."""
+    return getattr(input, name)
+
+
+def child_of(input: Any, k: int) -> Any:
+    """The ``k``-th of what a container holds; linear.
+
+    >>> from collections import OrderedDict
+    >>> child_of(OrderedDict(a=1, b=2), 1)
+    2
+    """
+    if has_torch_function_unary(input):  # a symbol
+        return handle_torch_function(child_of, (input,), input, k)
+    found = opened(input)
+    if found is None:
+        raise TypeError(f"{type(input).__name__} is no container that can be opened")
+    return found[1][k]
+
+
 def call_method(input: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     """``input.name(*args, **kwargs)``."""
     return getattr(input, name)(*args, **kwargs)
@@ -64,6 +88,53 @@ def call_method(input: Any, name: str, *args: Any, **kwargs: Any) -> Any:
 def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``target(*args, **kwargs)``: an op that the table has no row for."""
     return target(*args, **kwargs)
+
+
+@attrs.frozen
+class OnCopies:
+    """A function that writes to some of its arguments, as one that does not: ``f(*args, **kwargs) -> written copies``.
+
+    Attributes:
+        target: the function, or the name of a method of its first argument.
+        at: positions and keywords of the arguments that it writes to, tensors or lists of them.
+    """
+
+    target: Callable[..., Any] | str
+    at: tuple[int | str, ...]
+
+    @property
+    def __name__(self) -> str:
+        return str(self.target if isinstance(self.target, str) else getattr(self.target, "__name__", "function"))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        copies = {key: zip_leaves(_copied, given[key]) for key in self.at}
+        given |= copies
+        args = tuple(given[k] for k in range(len(args)))
+        kwargs = {key: given[key] for key in kwargs}
+        if isinstance(self.target, str):
+            getattr(args[0], self.target)(*args[1:], **kwargs)
+        else:
+            self.target(*args, **kwargs)
+        return tuple(copies.values())
+
+
+@attrs.frozen
+class WriteThrough:
+    """A copy of a tensor with a value written to a view of it, made by ``views``, one after the other."""
+
+    views: tuple[Callable[..., Any], ...]
+
+    @property
+    def __name__(self) -> str:
+        return "write_through"
+
+    def __call__(self, base: Tensor, value: Tensor, *arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+        out = view = base.clone()
+        for make, (args, kwargs) in zip(self.views, arguments, strict=True):
+            view = make(view, *args, **kwargs)
+        view.copy_(value)
+        return out
 
 
 def _copied(leaf: Any) -> Any:
@@ -82,7 +153,7 @@ class Opaque:
     def __call__(self, params: dict[str, Tensor], *args: Any, **kwargs: Any) -> Any:
         # nobody knows what it writes to: give it copies of its buffers and arguments
         own = {key: value if isinstance(value, nn.Parameter) else value.clone() for key, value in params.items()}
-        args, kwargs = map_leaves(_copied, (args, kwargs))
+        args, kwargs = zip_leaves(_copied, (args, kwargs))
         return torch.func.functional_call(self._skeleton[0], own, args, kwargs)
 
     def __repr__(self) -> str:

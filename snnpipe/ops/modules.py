@@ -101,17 +101,35 @@ def assign(root: nn.Module, path: str, value: nn.Module | Tensor) -> None:
     """
     *parents, name = path.split(".")
     for part in parents:
-        if part not in root._modules:
-            root.add_module(part, nn.Module())
-        child = root._modules[part]
+        child = root._modules.setdefault(part, nn.Module())
         assert child is not None
         root = child
-    if isinstance(value, nn.Module):
-        root.add_module(name, value)
-    elif isinstance(value, nn.Parameter):
-        root.register_parameter(name, value)
-    else:
-        root.register_buffer(name, value)
+    kind = "_modules" if isinstance(value, nn.Module) else "_buffers"
+    kind = "_parameters" if isinstance(value, nn.Parameter) else kind
+    root.__dict__[kind][name] = value  # not by setattr: torch has attributes of its own
+
+
+def held(root: nn.Module, path: str) -> Any:
+    """The tensor, module or attribute at a dotted path below ``root``, whatever else has that name.
+
+    >>> m = nn.Module(); assign(m, "half.weight", torch.zeros(1)); held(m, "half.weight")
+    tensor([0.])
+    """
+    value: Any = root
+    for name in filter(None, path.split(".")):
+        own = (value._modules, value._parameters, value._buffers) if isinstance(value, nn.Module) else ()
+        found = [kept[name] for kept in own if name in kept]
+        value = found[0] if found else getattr(value, name)
+    return value
+
+
+def clone(tensor: Tensor, *, requires_grad: bool) -> Tensor:
+    """A copy that can be trained, made under ``inference_mode`` or not; of a parameter a parameter."""
+    with torch.inference_mode(False):
+        copy = tensor.detach().clone()
+        if not isinstance(tensor, nn.Parameter):
+            return copy
+        return nn.Parameter(copy, requires_grad=requires_grad and (copy.is_floating_point() or copy.is_complex()))
 
 
 def weightless(module: nn.Module) -> nn.Module:

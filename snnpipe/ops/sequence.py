@@ -20,6 +20,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.containers import tensors
 from snnpipe.frozen import FrozenMap, leaves, map_leaves, thaw
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.table import UNARY, Op
@@ -87,7 +88,7 @@ class OverTime:
         if self.timed[leaf.k]:
             return values[leaf.k]
         steps = self._steps(values)
-        return zip_leaves(lambda x: x.expand(steps, *x.shape), values[leaf.k])
+        return zip_leaves(lambda x: x.expand(steps, *x.shape) if isinstance(x, Tensor) else x, values[leaf.k])
 
     def _step_by_step(self, values: tuple[Any, ...]) -> Any:
         def one(*now: Any) -> Any:
@@ -103,10 +104,7 @@ class OverTime:
             return stacked([one(*(at(value, t) if timed else value for value, timed in pairs)) for t in steps])
 
     def _steps(self, values: tuple[Any, ...]) -> int:
-        lengths: list[int] = []
-        for value in (value for value, timed in zip(values, self.timed, strict=True) if timed):
-            zip_leaves(lambda leaf: lengths.append(len(leaf)), value)
-        return lengths[0]
+        return len(tensors([value for value, timed in zip(values, self.timed, strict=True) if timed])[0])
 
     def _called(self, operands: Mapping[str, Any]) -> Any:
         args, kwargs = self.op.signature.call_arguments(FrozenMap(operands))
@@ -118,7 +116,7 @@ class OverTime:
 
 def at(value: Any, t: int) -> Any:
     """Step ``t``, counted from 0, of a value whose tensors have a time axis."""
-    return zip_leaves(lambda leaf: leaf[t], value)
+    return zip_leaves(lambda leaf: leaf[t] if isinstance(leaf, Tensor) else leaf, value)
 
 
 def stacked(steps: list[Any]) -> Any:
@@ -312,7 +310,7 @@ def _lifted(x: Tensor, rank: int) -> Tensor:
 
 def _ways() -> dict[str, Way]:
     table: tuple[tuple[Way, str], ...] = (
-        (as_it_is, "identity contiguous clone detach to neg"),
+        (as_it_is, "identity contiguous clone detach to type_as neg"),
         (aligned, "add sub mul div pow clamp where masked_fill " + " ".join(UNARY)),
         (along_axis, "qcfs fake_quantize"),
         (folded(3), "conv1d conv_transpose1d max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d fold"),

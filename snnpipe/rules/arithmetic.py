@@ -14,9 +14,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from snnpipe.frozen import map_leaves, thaw
+from snnpipe.frozen import FrozenMap, map_leaves, thaw
 from snnpipe.graph import Graph, Node, Param, Ref, refs
 from snnpipe.ops.table import OPS
+from snnpipe.rules.signals import torch_name
 
 _SAME = frozenset({"clone", "contiguous", "detach", "identity"})
 _FLOORS = {"floor": 0.0, "round": 0.5}  # round is floor(v + 1/2), but for ties
@@ -57,21 +58,23 @@ def made_of_floors(graph: Graph) -> frozenset[str]:
     """The nodes that arithmetic makes of a floor."""
     found: set[str] = set()
     for node in graph:
-        if node.op in _FLOORS or (node.op in _ARITHMETIC and any(name in found for name in refs(node.operands))):
+        bounds = node.op == "call" and torch_name(node) in _BOUNDS
+        keeps = node.op in _ARITHMETIC or bounds
+        if node.op in _FLOORS or (keeps and any(name in found for name in refs(node.operands))):
             found.add(node.name)
     return frozenset(found)
 
 
 def form_of(operand: Ref, graph: Graph, params: Mapping[str, Tensor]) -> Form:
     """The form of a value; where arithmetic did not make it of one other value, it is its own form."""
-    node = graph[operand.name]
+    node = _as_clamp(graph[operand.name], graph, params)
     if node.op not in _ARITHMETIC:
         return Form(operand)
     quantised = _straight_through(node, graph)
     if quantised is not None:
         return form_of(quantised, graph, params)
     first, second, *_ = (*node.operands.values(), None)
-    if node.op in ("add", "mul") and isinstance(second, Ref) and _constant(first, graph, params) is not None:
+    if node.op in ("add", "mul") and isinstance(second, Ref) and constant(first, graph, params) is not None:
         first, second = second, first
     made = _applied(node, form_of(first, graph, params), second, graph, params) if isinstance(first, Ref) else None
     return Form(operand) if made is None else made
@@ -86,14 +89,40 @@ def _applied(node: Node, form: Form, second: Any, graph: Graph, params: Mapping[
     if node.op == "relu":
         return form.clipped(0 * _ONE, math.inf * _ONE)
     if node.op == "clamp":
-        low, high = (_constant(end, graph, params) for end in (node.get("min", -math.inf), node.get("max", math.inf)))
+        low, high = (constant(end, graph, params) for end in (node.get("min", -math.inf), node.get("max", math.inf)))
         return None if low is None or high is None else form.clipped(low, high)
-    number = _constant(second, graph, params)
+    number = constant(second, graph, params)
     if number is None:
         return None
     if node.op in ("mul", "div"):
         return form.scaled(number if node.op == "mul" else 1 / number)
     return form.shifted(number if node.op == "add" else -number)
+
+
+#: Calls of torch that bound a value, and which bounds they take; all but ``clip`` take tensors, no numbers.
+_BOUNDS = {"clip": ("min", "max"), **dict.fromkeys(("fmax", "max", "maximum"), ("min",)),
+           **dict.fromkeys(("fmin", "min", "minimum"), ("max",))}  # fmt: skip
+
+
+def _as_clamp(node: Node, graph: Graph, params: Mapping[str, Tensor]) -> Node:
+    """A call that bounds a value by one number as the op that does; any other node as it is."""
+    name = torch_name(node) if node.op == "call" else ""
+    bounds = _BOUNDS.get(name, ())
+    if not bounds or not set(node["kwargs"]) <= set(bounds) or not 0 < len(node["args"]) <= 1 + len(bounds):
+        return node
+    value, *ends = node["args"]
+    if name != "clip":
+        if not ends or not isinstance(ends[0], Ref | Param):  # max(x, 0) goes along an axis
+            return node
+        if constant(value, graph, params) is not None:
+            value, ends = ends[0], [value]
+    given = dict(zip(bounds, ends, strict=False)) | dict(node["kwargs"])
+    known: FrozenMap[str, Any] = FrozenMap({bound: end for bound, end in given.items() if end is not None})
+    numbers = [constant(end, graph, params) for end in known.values()]
+    if not numbers or not all(number is not None and number.ndim < 2 and number.numel() == 1 for number in numbers):
+        return node
+    operands: FrozenMap[str, Any] = FrozenMap(input=value, **known)
+    return Node(node.name, "clamp", operands, node.path, node.where)
 
 
 def _straight_through(node: Node, graph: Graph) -> Ref | None:
@@ -113,11 +142,13 @@ def _straight_through(node: Node, graph: Graph) -> Ref | None:
     return None
 
 
-def _constant(operand: Any, graph: Graph, params: Mapping[str, Tensor]) -> Tensor | None:
+def constant(operand: Any, graph: Graph, params: Mapping[str, Tensor]) -> Tensor | None:
     """A number, or what parameters alone decide, in float64 on the CPU."""
     varying = isinstance(operand, Ref) and operand.name in _varying(graph)
     value = None if varying else value_of(operand, graph, params, {})
-    return torch.as_tensor(value).cpu().double() if isinstance(value, int | float | Tensor) else None
+    if isinstance(value, Tensor):
+        return value.cpu().double()
+    return torch.tensor(value, dtype=torch.float64) if isinstance(value, int | float) else None
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ _CHANNEL_AXIS = LAYER_AXIS | {"batch_norm": 1, "pixel_shuffle": -3, "pixel_unshu
 _KEEP_AXIS = MAX_POOLS | {
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "add", "avg_pool1d", "avg_pool2d",
     "avg_pool3d", "cat", "clamp", "clone", "contiguous", "detach", "div", "fake_quantize", "identity", "interpolate",
-    "mul", "neg", "pad", "qcfs", "relu", "sub", "to",
+    "mul", "neg", "pad", "qcfs", "relu", "sub", "to", "type_as",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def _reads(value: Any) -> bool:
 #: Ops that keep features along the last axis, or split and join them there.
 _KEEP_FEATURES = frozenset({
     "add", "cat", "chunk", "clamp", "clone", "contiguous", "detach", "div", "expand", "flatten", "identity", "mul",
-    "narrow", "neg", "repeat", "reshape", "split", "sub", "to", "unflatten", "view", "where",
+    "narrow", "neg", "repeat", "reshape", "split", "sub", "to", "type_as", "unflatten", "view", "where",
 })  # fmt: skip
 
 

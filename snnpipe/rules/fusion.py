@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snnpipe.frozen import FrozenMap
-from snnpipe.graph import Graph, Node, Param, Ref
+from snnpipe.graph import Graph, Node, Param, Ref, Traced
 from snnpipe.kernels.conv_bn import fold_batch_norm
 from snnpipe.rewrite import Declined, Rewrite, RewriteRule
 
@@ -102,7 +102,9 @@ def _new_stem(before: Node, node: Node, params: FrozenMap[str, Tensor]) -> str:
     return unique
 
 
-_KEEP_RANK = frozenset(["relu", "clamp", "batch_norm", "identity", "clone", "contiguous", "linear", "neg", "to"])
+_KEEP_RANK = frozenset(
+    ["relu", "clamp", "batch_norm", "identity", "clone", "contiguous", "linear", "neg", "to", "type_as"]
+)
 
 
 def rank(operand: Any, graph: Graph) -> int | None:
@@ -111,7 +113,8 @@ def rank(operand: Any, graph: Graph) -> int | None:
     if node is None:
         return None
     if node.op == "input":
-        return len(node["shape"]) if "shape" in node.operands else None
+        traced = node.get("shape")
+        return len(traced.shape) if isinstance(traced, Traced) else None
     if node.op == "flatten" and node.get("start_dim", 0) == 1 and node.get("end_dim", -1) == -1:
         return 2
     if node.op in ("view", "reshape"):

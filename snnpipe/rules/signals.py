@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from snnpipe.frontend.overloads import Overload
 from snnpipe.graph import Graph, Node, Ref, refs
 from snnpipe.ops.table import OPS
 from snnpipe.rules.axes import LAYER_AXIS, MAX_POOLS
@@ -88,8 +89,10 @@ def torch_name(node: Node) -> str:
     """The op; of a call of torch's own function, the function's name."""
     target = node.get("target")
     name = getattr(target, "__name__", "")
+    if isinstance(target, Overload) and target.qualified.startswith("aten::"):
+        return str(name)
     own = name and any(getattr(place, name, None) is target for place in (torch, F, torch.Tensor, operator))
-    return str(name) if own else node.op
+    return str(name) if own or isinstance(target, Overload) else node.op
 
 
 _REARRANGING = frozenset({
@@ -97,7 +100,7 @@ _REARRANGING = frozenset({
     "index_select", "movedim", "narrow", "permute", "repeat", "reshape", "roll", "select", "split", "squeeze",
     "transpose", "unbind", "unflatten", "unsqueeze", "view", "view_as",
 })  # fmt: skip
-_JOINS = frozenset({"cat", "identity", "stack", "to"})
+_JOINS = frozenset({"cat", "identity", "stack", "to", "type_as"})
 
 #: Ops whose value is several tensors.
 SEQUENCES = frozenset({"chunk", "split", "unbind"})
@@ -108,7 +111,10 @@ def rearranges(node: Node, found: Mapping[str, Signal]) -> bool:
     if node.op in ("mul", "div"):
         temporal = [name for name in ("a", "b") if any(found[ref] for ref in refs(node[name]))]
         return temporal == ["a"] or (temporal == ["b"] and node.op == "mul")
-    return node.op in _REARRANGING
+    aside = (
+        node.get("index") if node.op in ("getitem", "index_select") else None
+    )  # places that move pick, they move not
+    return node.op in _REARRANGING and not any(found[ref] for ref in refs(aside))
 
 
 _NONNEGATIVE = frozenset({"abs", "exp", "hardsigmoid", "qcfs", "relu", "sigmoid", "softmax", "softplus", "square"})

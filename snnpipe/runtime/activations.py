@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnpipe.emit import compiled, emit
+from snnpipe.emit import emit
+from snnpipe.generated import compiled
 from snnpipe.graph import Graph
 from snnpipe.kernels.statistic import fitted
 from snnpipe.runtime.section import Section

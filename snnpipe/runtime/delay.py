@@ -14,7 +14,7 @@ from snnpipe.frozen import leaves
 from snnpipe.graph import refs
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.statistic import fitted
-from snnpipe.ops.modules import SpikingNeuron
+from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.options import RUN
 from snnpipe.runtime.activations import activations
 from snnpipe.runtime.inputs import bind, check_delay, check_samples
@@ -58,12 +58,12 @@ def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> in
     given = bind(snn.graph, inputs, named)
     check_samples("readout_delay", given)
     with torch.no_grad():
-        found = activations(snn.graph)(snn.weights, given)
+        found = activations(snn.graph)(snn, given)
     begins: dict[str, float] = {}
     for node in snn.graph:
         begins[node.name] = max((begins[name] for name in refs(node.operands)), default=0.0)
         if node.op == "encode":
-            begins[node.name] += _first_event(snn.weights.get_submodule(neuron_path(node)), found[node.name][1])
+            begins[node.name] += _first_event(held(snn, neuron_path(node)), found[node.name][1])
     latest = max((begins[name] for name in refs(snn.graph.output)), default=0.0)
     return min(math.ceil(min(latest, T)), longest)
 

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from snnpipe.codes import Clock, Code
-from snnpipe.emit import compiled, emit, neuron_path
-from snnpipe.frozen import map_leaves, thaw
+from snnpipe.emit import emit, neuron_path
+from snnpipe.generated import compiled
 from snnpipe.graph import Graph, refs
 from snnpipe.kernels import temporal
 from snnpipe.ops.modules import SpikingNeuron
@@ -33,7 +33,7 @@ def layerwise(graph: Graph) -> Callable[..., Any]:
             section.env[node.name] = section.call(quantised, neuron, *given)
         elif node.op != "input":
             section.env[node.name] = emit(section.target, node, section.value)
-    section.target.output(thaw(map_leaves(section.value, graph.output)))
+    section.target.output(section.value(graph.output))
     return compiled(section.target)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -14,12 +13,13 @@ from snnpipe.checks import takes
 from snnpipe.codes import CODE, Clock, Code
 from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
-from snnpipe.frozen import FrozenMap, map_leaves
+from snnpipe.frozen import FrozenMap
+from snnpipe.generated import packaged
 from snnpipe.graph import Graph
 from snnpipe.kernels import temporal
 from snnpipe.kernels.temporal import difference, zip_leaves
 from snnpipe.ops.lift import graded_units
-from snnpipe.ops.modules import SpikingNeuron
+from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.options import MAPPING, RUN, SCHEDULE, instance, one_of, whole
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import (
@@ -29,6 +29,7 @@ from snnpipe.runtime.inputs import (
     check_shapes,
     encoded,
     explained,
+    part_of,
     same_shapes,
     sequences,
     steps,
@@ -72,9 +73,11 @@ class SpikingNetwork(nn.Module):
 
     Attributes:
         graph_module: one time step as a ``torch.fx.GraphModule``, for reading: ``print_readable()``.
-        weights: the module that holds the tensors, under the ANN's own keys.
         code: the neural code.
         history: what the stages did.
+
+    Its tensors and submodules are the ANN's, under the ANN's own names; where one of them is called like an attribute
+    of the network (``code``), the attribute is the network's, and ``named_modules`` and ``state_dict`` have the ANN's.
     """
 
     @takes(graph=instance(Graph, "must be a graph", "write to_snn(state)"), params=MAPPING, code=CODE)
@@ -84,21 +87,26 @@ class SpikingNetwork(nn.Module):
         if missing:
             raise InputError(f"SpikingNetwork: params has no {', '.join(missing)}; to_snn(state) makes the network")
         self.graph, self.code, self.history = graph, code, history
-        self.weights = module_tree(graph, params)
         self._every = frozenset(node["name"] for node in graph.inputs)
-        self._register_state_dict_hook(_drop_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
-        self.register_load_state_dict_post_hook(_hide_prefix)
+        tree = module_tree(graph, params)
+        for own in ("_parameters", "_buffers", "_modules"):  # not by setattr: the ANN's names are its own business
+            self.__dict__[own].update(tree.__dict__[own])
         self.eval()
 
     @property
     def graph_module(self) -> fx.GraphModule:
         """One time step as a ``torch.fx.GraphModule`` around the network's own tensors, for reading."""
-        return fx.GraphModule(self.weights, self._program(self._every).step_graph)
+        return packaged(self._program(self._every).step_graph, self)
+
+    @property
+    def weights(self) -> nn.Module:
+        """The module that holds the tensors: the network itself."""
+        return self
 
     @takes(InputError, T=RUN, encoding=ENCODING, readout=one_of("last", "every"), schedule=SCHEDULE, delay=DELAY)
     def forward(
         self,
+        /,
         *inputs: Any,
         T: int,
         encoding: Encoding = constant(),
@@ -147,7 +155,7 @@ class SpikingNetwork(nn.Module):
 
     @takes(InputError, T=whole(most=2**62, wanted=RUN.wanted), encoding=ENCODING, delay=DELAY)
     def iterate(
-        self, *inputs: Any, T: int, encoding: Encoding = constant(), delay: int = 0, **named: Any
+        self, /, *inputs: Any, T: int, encoding: Encoding = constant(), delay: int = 0, **named: Any
     ) -> Iterator[Any]:
         """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough.
 
@@ -185,7 +193,7 @@ class SpikingNetwork(nn.Module):
             if t in at:
                 yield self._call(run.read, statics, frontier, now)
 
-    def init(self, *inputs: Any, **named: Any) -> State:
+    def init(self, /, *inputs: Any, **named: Any) -> State:
         """The state before the first step, for inputs like these.
 
         Whole numbers and booleans among them (indices, masks) are static: they hold for the whole run.  A network
@@ -196,7 +204,7 @@ class SpikingNetwork(nn.Module):
         return State(0, FrozenMap(), FrozenMap(statics), None)
 
     @takes(InputError, state=instance(State, "must be a state", "write snn.step(snn.init(x), x_t)"))
-    def step(self, state: State, *inputs: Any, **named: Any) -> tuple[State, Any]:
+    def step(self, state: State, /, *inputs: Any, **named: Any) -> tuple[State, Any]:
         """One time step on events: ``(state, x_t) -> (state, y_t)``; the given state is unchanged.
 
         The events y_t decode, under the network's code, to the output for the decoded inputs so far.
@@ -211,7 +219,7 @@ class SpikingNetwork(nn.Module):
         after = State(clock.t, FrozenMap(cells), state.statics, decoded, shapes)
         return after, _as_events(state.decoded, decoded, clock)
 
-    def sequence(self, *inputs: Any, **named: Any) -> Any:
+    def sequence(self, /, *inputs: Any, **named: Any) -> Any:
         """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state.
 
         Under TD, ``y_seq.cumsum(0)[t] == model(x_seq.cumsum(0)[t])`` at every t when there are no neurons.  Inputs that
@@ -224,14 +232,14 @@ class SpikingNetwork(nn.Module):
         given = bind(self.graph, inputs, named)
         moving = sequences(given)
         length = steps(given, moving, self.graph)
-        check_shapes(given | {name: map_leaves(itemgetter(0), given[name]) for name in moving}, self.graph)
+        check_shapes(given | {name: part_of(given[name], 0) for name in moving}, self.graph)
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         decoded, events = None, []
         for first in range(0, length, CHUNK):
             part = slice(first, min(first + CHUNK, length))
             clocks = [self.code.clock(t + 1) for t in range(part.start, part.stop)]
-            now = given | {name: map_leaves(itemgetter(part), given[name]) for name in moving}
+            now = given | {name: part_of(given[name], part) for name in moving}
             cells, outputs = self._call(run.window, clocks, cells, statics, now)
             for t, clock in enumerate(clocks):
                 after = of_step(outputs, t)
@@ -251,11 +259,11 @@ class SpikingNetwork(nn.Module):
     def _call(self, function: Callable[..., Any], *given: Any) -> Any:
         """A function of the program; its last argument are the inputs."""
         with explained(given[-1]):
-            return function(self.weights, *given)
+            return function(self, *given)
 
     def neurons(self) -> dict[str, SpikingNeuron]:
         """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
-        found = self.weights.named_modules()
+        found = self.named_modules()
         return {name: module for name, module in found if isinstance(module, SpikingNeuron)}
 
     def __repr__(self) -> str:
@@ -268,15 +276,8 @@ class SpikingNetwork(nn.Module):
         return "\n".join(lines)
 
     def __reduce__(self) -> Any:
-        params = {key: self._tensor(key) for key in sorted(self.graph.param_keys())}
+        params = {key: held(self, key) for key in sorted(self.graph.param_keys())}
         return _rebuilt, (self.graph, params, self.code, self.history, self.training)
-
-    def _tensor(self, key: str) -> Tensor:
-        value: Any = self.weights
-        for part in key.split("."):
-            value = getattr(value, part)
-        assert isinstance(value, Tensor)
-        return value
 
 
 #: For arguments that are converted networks.
@@ -290,24 +291,6 @@ def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple
     return SpikingNetwork(graph, params, code, history).train(training)
 
 
-def _drop_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Let the network's keys be the ANN's own."""
-    inner = f"{prefix}weights."
-    for key in [key for key in state_dict if key.startswith(inner)]:
-        state_dict[prefix + key.removeprefix(inner)] = state_dict.pop(key)
-
-
-def _add_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    inner = f"{prefix}weights."
-    for key in [key for key in state_dict if key.startswith(prefix) and not key.startswith(inner)]:
-        state_dict[inner + key.removeprefix(prefix)] = state_dict.pop(key)
-
-
-def _hide_prefix(module: nn.Module, incompatible: Any) -> None:
-    for keys in (incompatible.missing_keys, incompatible.unexpected_keys):
-        keys[:] = [key.replace("weights.", "", 1) for key in keys]
-
-
 def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
     """Events of a decoded output; what is no float (class indices) is passed on as it stands."""
 
@@ -319,7 +302,5 @@ def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
 
 
 def _stacked(outputs: list[Any]) -> Any:
-    def stack(*steps: Any) -> Any:
-        return torch.stack(steps) if isinstance(steps[0], Tensor) else list(steps)
-
-    return zip_leaves(stack, *outputs)
+    """Tensors on a new first axis; what is no tensor is the same at every step."""
+    return zip_leaves(lambda *steps: torch.stack(steps) if isinstance(steps[0], Tensor) else steps[0], *outputs)

@@ -10,8 +10,7 @@ import attrs
 from torch import fx
 
 from snnpipe.codes import Code
-from snnpipe.emit import compiled
-from snnpipe.frozen import map_leaves, thaw
+from snnpipe.generated import compiled
 from snnpipe.graph import Graph, refs
 from snnpipe.ops.lift import TEMPORAL, is_source, lift
 from snnpipe.runtime.section import Steps
@@ -73,7 +72,7 @@ def program(lifted: Graph, code: Code, sequences: frozenset[str]) -> Program:
     second.target.output((cells, {name: second.env[name] for name in frontier}))
     third = Steps(("statics", "frontier", "inputs"), inputs | statics | frontier)
     third.add(read)
-    third.target.output(thaw(map_leaves(third.value, lifted.output)))
+    third.target.output(third.value(lifted.output))
     moving = {node.name for node in lifted.inputs if is_source(node, sequences)}
     fourth = Window(lifted, inputs | statics, moving, code)
     cells = fourth.add([node for node in lifted if node.name in varying and node.op != "input"])

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from snnpipe.codes import Clock, Code
-from snnpipe.emit import emit, neuron_path
-from snnpipe.frozen import FrozenMap, map_leaves, thaw
+from snnpipe.emit import argument, emit, neuron_path
+from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, refs
 from snnpipe.kernels import temporal
 from snnpipe.ops import functions
@@ -71,7 +71,7 @@ class Window(Section):
             timed = isinstance(leaf, Ref) and leaf.name in self.timed
             return self.value(leaf) if timed else self.call(Same, self.value(leaf))
 
-        return thaw(map_leaves(mark, output))
+        return argument(self.target, map_leaves(mark, output))
 
     def _is_timed(self, operand: Any) -> bool:
         return any(name in self.timed for name in refs(operand))
@@ -140,7 +140,7 @@ class Same:
 
 def of_step(outputs: Any, t: int) -> Any:
     """What a window gave at its step ``t``, counted from 0."""
-    return temporal.zip_leaves(lambda leaf: leaf.value if isinstance(leaf, Same) else leaf[t], outputs)
+    return temporal.zip_leaves(lambda leaf: leaf.value if isinstance(leaf, Same) else at(leaf, t), outputs)
 
 
 def accumulated(decoded: Any, events: Any, clocks: Sequence[Clock], timed: bool) -> Any:

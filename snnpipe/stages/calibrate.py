@@ -12,16 +12,18 @@ from torch import Tensor, fx, nn
 from tqdm import tqdm
 
 from snnpipe.checks import takes
-from snnpipe.emit import compiled, emit, module_tree, placeholder, reader
+from snnpipe.emit import emit, module_tree, placeholder, reader
 from snnpipe.errors import CalibrationError
-from snnpipe.frozen import FrozenMap, map_leaves, thaw
+from snnpipe.frozen import FrozenMap
+from snnpipe.generated import compiled
 from snnpipe.kernels.statistic import unpadded
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.kernels.threshold import Threshold
 from snnpipe.options import FLAG, TEXT, function, optional
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.batches import BATCHES, DEVICE, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.instrument import NO_NEURONS, instrument
+from snnpipe.stages.instrument import NO_NEURONS, instrumented, warn_siteless
 from snnpipe.state import ConversionState, Event, Levels, Site
 from snnpipe.text import remembered
 
@@ -47,6 +49,8 @@ def calibrate(
 
     The state is unchanged; statistics of an earlier ``calibrate`` are merged with the new ones.  Neither the order of
     the batches nor their size matters (but for ``ema``).
+
+    A site whose values turn out to be whole numbers is none, and is dropped.
 
     Args:
         batches: tensors, numpy arrays, ``(x, y)`` (the first item is taken) or dictionaries (``INPUT_KEYS``, or the
@@ -83,7 +87,7 @@ def _calibrate(
     progress: bool,
     device: torch.device | str | None,
 ) -> ConversionState:
-    state = state if state.sites else instrument(state)
+    state = instrumented(state)
     check_state("calibrate", state)
     if mask is not None:
         _check_mask(mask, state)
@@ -95,11 +99,15 @@ def _calibrate(
     where = torch.device(device) if device is not None else model.place
     model = model.to(where)
     totals: dict[str, Any] = dict(state.statistics)
+    whole: dict[str, str] = {}
     count = 0
     limited = batches if max_batches is None else take(max_batches, batches)
     with torch.no_grad():
         for count, batch in enumerate(tqdm(limited, "calibrate", leave=False, disable=not progress), start=1):
             for name, summary in model.measure(batch, forward, where, count - 1).items():
+                if isinstance(summary, str):
+                    whole[name] = summary
+                    continue
                 _check_finite(summary, measured[name], count - 1)
                 totals[name] = (
                     statistic.merge(totals[name], summary, **statistic.options) if name in totals else summary
@@ -109,12 +117,17 @@ def _calibrate(
             "calibrate: there was no batch. Is the loader empty, or a generator that was used up before? "
             "A generator can be read once: pass a list or a DataLoader"
         )
-    silent = [site.name for name, site in measured.items() if not bool((totals[name].max > 0).any())]
+    floats = {name: site for name, site in measured.items() if name not in whole}
+    silent = [site.name for name, site in floats.items() if not bool((totals[name].max > 0).any())]
     events = [Event("calibrate", name, "never fired", "its neurons will stay silent") for name in silent]
+    events += [Event("calibrate", measured[name].name, "no site", f"its value is {is_}") for name, is_ in whole.items()]
+    if whole.keys() == state.sites.keys():
+        warn_siteless(state.graph, state.params)
     home = {name: _on(summary, model.home) for name, summary in totals.items()}
     return state.evolve(
-        Event("calibrate", statistic.name, f"measured {len(measured)} sites", f"{count} batches"),
+        Event("calibrate", statistic.name, f"measured {len(floats)} sites", f"{count} batches"),
         *events,
+        sites=state.sites.only(state.sites.keys() - whole.keys()),
         statistics=FrozenMap(home),
     )
 
@@ -136,7 +149,7 @@ class _Measuring(nn.Module):
                 measured = env[sites[node.name].input if at_input else node.name]
                 given = (measured, *(env[name] for name in masks))
                 summaries[node.name] = graph.call_function(_summariser(sites[node.name], state.threshold), given)
-        graph.output((thaw(map_leaves(value, state.graph.output)), summaries))
+        graph.output((value(state.graph.output), summaries))
         self.tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
         self.run = compiled(graph)
         self.inputs = tuple(node["name"] for node in state.graph.inputs)
@@ -160,16 +173,18 @@ class _Measuring(nn.Module):
                 raise CalibrationError(f"calibrate: forward(model, batch) did not call the model on batch {number}")
             return self.found
         args, kwargs = arguments(batch, self.inputs, by_key=self.by_key, number=number)
-        args, kwargs = map_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        args, kwargs = zip_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         self(*args, **kwargs)
         return self.found
 
 
 def _summariser(site: Site, threshold: Threshold) -> Callable[..., Any]:
-    """What summarises the values of one site."""
+    """What summarises the values of one site, or says in words what they are if no floats."""
     statistic = threshold.statistic
 
-    def summarise(x: Tensor, mask: Tensor | None = None) -> Any:
+    def summarise(x: Any, mask: Tensor | None = None) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return f"of type {x.dtype}" if isinstance(x, Tensor) else f"no tensor but a {type(x).__name__}"
         x = x if mask is None else unpadded(x, mask, site.axis)
         x, axis = (x.reshape(len(x), -1), 1) if threshold.per == "neuron" else (x, site.axis)
         try:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from types import EllipsisType
+from collections.abc import Mapping
 
-import attrs
+from torch import Tensor
 
-from snnpipe.frozen import FrozenMap, map_leaves
-from snnpipe.graph import Graph, Node, Ref, redirecting, unique_name
+from snnpipe.errors import SiteWarning, warn
+from snnpipe.frozen import FrozenMap
+from snnpipe.graph import Graph
 from snnpipe.kernels.threshold import THRESHOLD, Threshold, as_threshold, percentile
 from snnpipe.ops.lift import has_neurons
 from snnpipe.options import functions
 from snnpipe.rewrite import rewrite
-from snnpipe.rules.axes import channel_axis
-from snnpipe.rules.placement import PLACEMENT_RULES
-from snnpipe.rules.sites import SITE_RULES, Match, SiteRule
+from snnpipe.rules.placement import placement_rules
+from snnpipe.rules.sites import SITE_RULES, SiteRule
 from snnpipe.stage import stage
+from snnpipe.stages.finding import find_sites
 from snnpipe.stages.fuse import NOT_LIFTED
+from snnpipe.stages.siteless import activations, advice
 from snnpipe.state import ConversionState, Event, Levels, Site
 
 NO_NEURONS = (
@@ -37,15 +39,19 @@ def instrument(
 ) -> ConversionState:
     """Mark the sites: one per call of an activation, never per module; the input is unchanged.
 
-    Max-pools are first moved ahead of the activation they follow, ReLUs in front of quantisers dropped, and identities
-    put where a neuron is to stand between a value and some of its readers; all of it is exact.  Statistics measured
-    before are dropped unless nothing changes.
+    Max-pools are first moved ahead of the activation they follow, ReLUs in front of quantisers dropped, leaky and
+    parametric ReLUs written as two ReLUs (a site each), and identities put where a neuron is to stand between a value
+    and some of its readers; all of it is exact.  Statistics measured before are dropped unless nothing changes.
 
     Args:
         rules: which nodes are sites: ``SITE_RULES`` (ReLUs, quantised activations), ``TRANSFORMER_RULES`` (what linear
-            layers and products read, too), or one's own.
+            layers and products read, too), or one's own.  Values that are whole numbers are no site whatever a rule
+            says; ``()`` asks for none.
         statistic: what to measure at each, as the threshold rule that will need it: ``percentile(99.9)``,
             ``maximum()``, ``mmse(T=8)``, or what other tools write for them (``"99.9%"``, ``"max"``, 0.8).
+
+    Warns:
+        SiteWarning: the rules found no site at all.
 
     >>> from torch import nn
     >>> import snnpipe
@@ -54,9 +60,16 @@ def instrument(
     ...     print(site)
     Site(node='_2', input='_2_input', axis=-3, cap=None, name='1', signed=False)
     """
-    threshold = as_threshold(statistic)
-    placed = rewrite(state.graph, state.params, PLACEMENT_RULES)
-    graph, found = find_sites(placed.graph, rules)
+    made = marked(state, rules, as_threshold(statistic))
+    if rules and not made.sites:
+        warn_siteless(made.graph, made.params)
+    return made
+
+
+def marked(state: ConversionState, rules: tuple[SiteRule, ...], threshold: Threshold) -> ConversionState:
+    """The state with the sites that the rules find."""
+    placed = rewrite(state.graph, state.params, placement_rules(rules))
+    graph, found = find_sites(placed.graph, rules, placed.params)
     sites: FrozenMap[str, Site] = FrozenMap({site.node: site for site in found})
     if sites == state.sites and threshold == state.threshold and not placed.done:
         return state
@@ -71,39 +84,15 @@ def instrument(
     )
 
 
-def find_sites(graph: Graph, rules: tuple[SiteRule, ...]) -> tuple[Graph, tuple[Site, ...]]:
-    """The sites of a graph, in order of execution, and the graph with an identity for each that stands behind a node.
-
-    The graph is ``graph`` itself where there is none.
-    """
-    varying = graph.descendants(node.name for node in graph.inputs)  # what parameters alone decide needs no neuron
-    nodes: list[Node] = []
-    sites: list[Site] = []
-    moved: dict[str, dict[str, str]] = {}  # by reader: what it reads no more, and what instead
-    for node in graph:
-        if node.name in moved:
-            node = attrs.evolve(node, operands=map_leaves(redirecting(moved[node.name]), node.operands))
-        nodes.append(node)
-        match = _matched(graph[node.name], graph, rules) if node.op != "input" and node.name in varying else None
-        if match is None:
-            continue
-        stands = node.name
-        if match.readers:
-            stands = unique_name(f"{node.name}_events", graph.by_name)
-            nodes.append(Node(stands, "identity", FrozenMap(input=Ref(node.name)), node.path, node.where))
-            for reader in match.readers:
-                moved.setdefault(reader, {})[node.name] = stands
-        sites.append(_site(stands, node.path, match, graph))
-    return (Graph(tuple(nodes), graph.output) if moved else graph), tuple(sites)
+def instrumented(state: ConversionState) -> ConversionState:
+    """The state, with the default sites if nobody said where and what to measure; asked for none, it has none."""
+    return state if state.threshold is not None else instrument(state)
 
 
-def _matched(node: Node, graph: Graph, rules: tuple[SiteRule, ...]) -> Match | None:
-    return next((match for rule in rules if (match := rule(node, graph)) is not None), None)
-
-
-def _site(node: str, name: str, match: Match, graph: Graph) -> Site:
-    axis = channel_axis(match.input, graph) if isinstance(match.axis, EllipsisType) else match.axis
-    return Site(node, match.input.name, axis, match.cap, name, match.signed)
+def warn_siteless(graph: Graph, params: Mapping[str, Tensor]) -> None:
+    """Say that nothing is going to spike, and what to write."""
+    warn(f"no site for a neuron, so nothing will spike (activations: {activations(graph)}); {advice(graph, params)}",
+         SiteWarning)  # fmt: skip
 
 
 def _described(site: Site) -> str:

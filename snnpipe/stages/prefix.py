@@ -9,13 +9,13 @@ from toolz import take
 from torch import Tensor
 
 from snnpipe.codes import Code
+from snnpipe.containers import tensors
 from snnpipe.emit import module_tree
 from snnpipe.errors import CalibrationError
-from snnpipe.frozen import leaves, map_leaves
 from snnpipe.graph import Graph
 from snnpipe.kernels.temporal import difference
 from snnpipe.ops.sequence import stacked
-from snnpipe.runtime.inputs import bind
+from snnpipe.runtime.inputs import bind, part_of
 from snnpipe.runtime.layers import layerwise
 from snnpipe.runtime.program import lifted_program
 from snnpipe.runtime.window import of_step
@@ -79,14 +79,14 @@ def split(given: dict[str, Any], size: int) -> list[dict[str, Any]]:
     >>> split({"x": torch.zeros(5, 2), "scale": 3.0}, 2)[-1]
     {'x': tensor([[0., 0.]]), 'scale': 3.0}
     """
-    counts = {leaf.shape[:1] for leaf in leaves(given) if isinstance(leaf, Tensor)}
+    counts = {leaf.shape[:1] for leaf in tensors(given)}
     samples = counts.pop().numel() if len(counts) == 1 else 1
     parts = [slice(first, first + size) for first in range(0, samples, size)]
     if len(parts) == 1:
         return [given]
 
     def of(part: slice) -> dict[str, Any]:
-        taken: dict[str, Any] = map_leaves(lambda leaf: leaf[part] if isinstance(leaf, Tensor) else leaf, given)
+        taken: dict[str, Any] = part_of(given, part)
         return taken
 
     return [of(part) for part in parts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,16 +10,16 @@ import attrs
 from torch import Tensor
 
 from snnpipe.codes import Code
-from snnpipe.errors import Problem, StageError, ThresholdWarning, listing
+from snnpipe.errors import Problem, StageError, ThresholdWarning, listing, warn
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.encoder import TWO_SIDED
 from snnpipe.kernels.neuron import NEURON, Neuron, integrate_and_fire
-from snnpipe.kernels.threshold import Threshold, as_threshold
+from snnpipe.kernels.threshold import Threshold, as_threshold, theta_percentile
 from snnpipe.options import functions, optional
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.instrument import NO_NEURONS, instrument
+from snnpipe.stages.instrument import NO_NEURONS, instrumented
 from snnpipe.stages.thresholds import THRESHOLD_RULE, ThresholdRule, site_threshold
 from snnpipe.state import ConversionState, Event, Levels, Site
 
@@ -51,21 +50,24 @@ def replace(
 
     Warns:
         ThresholdWarning: a channel never fired.  It takes the largest threshold of its site; where no channel of a
-            site fired, the site's neurons stay silent.
+            site fired, the site's neurons stay silent.  Or there were too few values for a percentile; the threshold
+            is their largest.
     """
-    state = state if state.sites else instrument(state)
+    state = instrumented(state)
     chosen = threshold if callable(threshold) and not isinstance(threshold, Threshold) else None
     rule = state.threshold if threshold is None or chosen is not None else as_threshold(threshold)  # type: ignore[arg-type]
     made: dict[str, Tensor] = {}
     nodes: dict[str, Node] = {}
     events: list[Event] = []
     counts: dict[str, int] = {}
-    quiet: list[str] = []
+    quiet: list[tuple[str, int, int]] = []
+    few: list[tuple[str, int]] = []
     misfits: list[Problem] = []
     for name, site in state.sites.items():
         found = site_threshold(site, state, rule, chosen)
         theta, silent = found.theta, found.silent
-        quiet += [f"{site.name} ({silent} of {theta.numel()} channels)"] * bool(silent)
+        quiet += [(site.name, silent, theta.numel())] * bool(silent)
+        few += [(site.name, found.few)] * bool(found.few)
         unit = NEURON.hold(next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron),
                            f"what the rules say at site {site.name}", "replace", StageError)  # fmt: skip
         node = state.graph[name]
@@ -94,11 +96,11 @@ def replace(
         misfits[-1] = attrs.evolve(misfits[-1], fix=f"{TWO_SIDED}; for such sites alone: replace(rules=...)")
         raise StageError(listing("replace: these sites need neurons with events of both signs", misfits))
     if quiet:
-        warnings.warn(
-            f"never fired during calibration: {', '.join(quiet)}. Such a channel takes the largest threshold of its "
-            "site; a site that never fired at all stays silent. If the layers are not dead, calibrate on more data",
-            ThresholdWarning, stacklevel=2,
-        )  # fmt: skip
+        events += [Event("replace", site, "never fired", _fallback(silent, of)) for site, silent, of in quiet]
+        warn(f"never fired in calibration: {_count(quiet)}; report(...) lists them", ThresholdWarning)
+    if few and isinstance(rule, Threshold):
+        events += [Event("replace", name, "little data", f"{rule} is that of {n} values") for name, n in few]
+        warn(_little(rule, few), ThresholdWarning)
     graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
     return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
 
@@ -133,6 +135,37 @@ def _keeps_within_cap(node: Node, params: Mapping[str, Tensor], average: bool) -
         return False
     largest = min(codebook.top if average else math.inf, codebook.bounds[1] / codebook.parts)
     return bool((theta * largest <= cap).all())
+
+
+def _fallback(silent: int, of: int) -> str:
+    if silent == of:
+        return f"{of} of {of} channels; the site stays silent"
+    return f"{silent} of {of} channels; they take the largest threshold of the site"
+
+
+def _count(sites: list[tuple[str, int, int]]) -> str:
+    """``"3 of 24 channels in 2 sites (1, 3)"``."""
+    number, of = (sum(column) for column in list(zip(*sites, strict=True))[1:])
+    return f"{number} of {of} channels in {_sites([name for name, _, _ in sites])}"
+
+
+def _sites(names: list[str]) -> str:
+    shown = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+    return f"{len(names)} site{'s' * (len(names) > 1)} ({shown})"
+
+
+def _little(rule: Threshold, sites: list[tuple[str, int]]) -> str:
+    least, where = min(number for _, number in sites), _sites([name for name, _ in sites])
+    better = ""
+    if rule.theta is theta_percentile:
+        options = {name: value for name, value in rule.options.items() if name != "q"} | {"shared": True}
+        options |= {"per": rule.per} if rule.per != "channel" else {}
+        words = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        better = f", or write replace(threshold=percentile({rule.options['q']:g}, {words}))"
+    return (
+        f"{rule.name} of {least} values in {where} is hardly more than the largest, and new data is clipped; calibrate "
+        f"on {rule.fewest} or more{better}"
+    )
 
 
 def _misfit(site: Site, neuron: Neuron, *, known: bool) -> str:

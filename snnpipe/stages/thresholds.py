@@ -40,11 +40,13 @@ class SiteThreshold:
         theta: (C,), (1,), or one for each neuron, positive and finite, in the dtype and on the device of the weights.
         silent: number of channels that never fired and got the fallback.
         source: what it comes from, in words.
+        few: how many values each rests on, where that is fewer than its rule wants; else 0.
     """
 
     theta: Tensor
     silent: int
     source: str
+    few: int = 0
 
 
 def site_threshold(
@@ -90,7 +92,13 @@ def site_threshold(
     if site.cap is not None:  # which is right for a channel that never fired, too
         theta = theta.where(_usable(theta), site.cap).clamp(max=site.cap)
         return SiteThreshold(like_network(theta, state.params), 0, f"{rule}, at most the cap {site.cap:g}")
-    return SiteThreshold(like_network(filled(theta), state.params), int((~_usable(theta)).sum()), str(rule))
+    silent = int((~_usable(theta)).sum())
+    return SiteThreshold(like_network(filled(theta), state.params), silent, str(rule), _few(rule, summary))
+
+
+def _few(rule: Threshold, summary: Any) -> int:
+    count = getattr(summary, "count", rule.fewest) * (summary.max.numel() if rule.per == "layer" else 1)
+    return count if count < rule.fewest else 0
 
 
 @takes(ThresholdError, theta=POSITIVE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,8 +12,9 @@ from torch.export import ExportedProgram
 
 from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, UnsupportedError, listing
-from snnpipe.frontend.exported import exported, lower_program
-from snnpipe.frontend.shadow import shadow, unwrapped
+from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
+from snnpipe.frontend.selfcheck import check_example
+from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
@@ -50,6 +52,7 @@ def trace(
     model: nn.Module | ExportedProgram | None = None,
     *,
     example: Any = None,
+    check: Any = None,
     inputs: tuple[str, ...] | None = None,
     constants: Mapping[str, Any] = EMPTY,
     leaves: tuple[type[nn.Module], ...] = (),
@@ -67,6 +70,8 @@ def trace(
             configured stage: ``pipe(model, trace(inputs=...))``.
         example: an input tensor, a tuple of positional inputs, or a dict of inputs by name.  The first axis of each
             is a batch and may have another size later (if not, the history says so); all other sizes are fixed.
+        check: an example as for ``example``, on which the graph that was traced symbolically is held against the model
+            (one given as ``example`` always is): a difference beyond rounding is an error.
         inputs: the arguments of ``forward`` that are network inputs; by default those without a default value.
         constants: values for other arguments of ``forward``, such as flags; by default their default values.
         leaves: module classes to keep as one call (because their ``forward`` cannot be followed).
@@ -88,27 +93,29 @@ def trace(
     """
     if model is None:
         options: dict[str, Any] = {
+            "check": check,
             "inputs": inputs,
             "constants": constants,
             "leaves": leaves,
             "unsafe_share": unsafe_share,
         }
         return Configured(trace, example=example, **options)
-    if example is not None and (inputs is not None or leaves):
-        raise StageError(
-            "trace: inputs= and leaves= are for symbolic tracing; with example=, what it holds is an input"
-        )
+    if example is not None and (inputs is not None or check is not None):
+        raise StageError("trace: inputs= and check= are for symbolic tracing; with example=, what it holds is an input")
     if isinstance(model, ExportedProgram):
         name, how, note = "ExportedProgram", "taken as it was exported", ""
         lowered = lower_program(model, unsafe_share=unsafe_share)
     else:
         name, note = type(model).__name__, "taken in evaluation mode"
-        private = shadow(unwrapped(model), share=unsafe_share)
+        private = shadow(model, share=unsafe_share)
         if example is None:
             how = "traced symbolically"
             lowered = symbolic(private, inputs=inputs, constants=constants, leaves=leaves)
+            if check is not None and not lowered.problems:
+                check_example(lowered, partial(runnable, private), as_arguments(check, constants))
+                note = f"{note}; held against the model on an example"
         else:
-            lowered, shapes = exported(private, example, constants)
+            lowered, shapes = exported(private, example, constants, tuple(leaves))
             how, note = "traced by torch.export", f"{note}; {shapes}"
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))

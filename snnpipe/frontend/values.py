@@ -1,0 +1,165 @@
+"""What is surely known of a value while a graph is being lowered: that it is a size, a view, a zero, of which type."""
+
+from __future__ import annotations
+
+from types import EllipsisType
+from typing import Any
+
+import torch
+
+from snnpipe.frontend.facts import name_of
+from snnpipe.frontend.seen import Seen
+from snnpipe.frozen import leaves
+from snnpipe.graph import Param, Ref
+from snnpipe.ops.table import UNARY
+
+_SIZES = frozenset({"dim", "numel", "size"})
+_ARITHMETIC = frozenset({"add", "div", "mul", "pow", "sub"})
+
+
+def is_size(operand: Any, seen: Seen) -> bool:
+    """Whether a value is a size, or a number made of sizes: no tensor."""
+    node = seen.node(operand)
+    if node is None:
+        return isinstance(operand, bool | int | float)
+    if node.op in _SIZES or (node.op == "attribute" and node["name"] in ("ndim", "shape")):
+        return True
+    if node.op == "getitem":
+        return is_size(node["a"], seen)
+    if node.op in _ARITHMETIC:
+        return is_size(node["a"], seen) and is_size(node["b"], seen)
+    known = node.op == "call" and getattr(node["target"], "__module__", "") in ("_operator", "builtins", "math")
+    return known and all(is_size(value, seen) for value in node["args"])
+
+
+#: Ops and functions whose result is a view of their first operand whatever the layout of that is.
+_VIEWS = frozenset({
+    "H", "T", "adjoint", "alias", "atleast_1d", "atleast_2d", "atleast_3d", "broadcast_to", "chunk", "conj", "detach",
+    "diagonal", "dsplit", "expand", "expand_as", "hsplit", "imag", "linalg_diagonal", "mH", "mT", "moveaxis", "movedim",
+    "narrow", "permute", "positive", "real", "select", "slice", "split", "split_with_sizes", "squeeze", "swapaxes",
+    "swapdims", "t", "tensor_split", "transpose", "unbind", "unflatten", "unsafe_chunk", "unsafe_split",
+    "unsafe_split_with_sizes", "unsqueeze", "view", "view_as", "view_as_complex", "view_as_real", "vsplit",
+})  # fmt: skip
+
+
+def is_view(op: str, operands: dict[str, Any]) -> bool:
+    """Whether a call surely makes a view of its first operand."""
+    if op == "getitem":
+        index = operands["index"]
+        parts = index if type(index) is tuple else (index,)
+        return all(part is None or isinstance(part, EllipsisType | slice | str) or type(part) is int for part in parts)
+    if op != "call":
+        return op in _VIEWS
+    name, args = name_of(operands["target"]), operands["args"]
+    if name == "unfold":  # the method; the function of that name is a row
+        return True
+    return name in _VIEWS and bool(args) and isinstance(args[0], Ref | Param)
+
+
+def indexes_anew(operands: dict[str, Any]) -> bool:
+    """Whether an index surely gathers into new memory: it holds a list or a tensor of the model's."""
+    index = operands["index"]
+    parts = index if type(index) is tuple else (index,)
+    return any(isinstance(part, list | Param) for part in parts)
+
+
+#: Ops whose result has the type of their first operand, if the others are numbers.
+_KEEP_TYPE = frozenset({*UNARY, "add", "clamp", "div", "mul", "pow", "sub", "neg"})
+#: Ops whose result has the type of their first operand, whatever the others are.
+_TAKE_TYPE = frozenset({"filled_like", "identity", "masked_fill", "set_item", "type_as"})
+#: The operand that decides the type of what an op makes of floats.
+_TYPE_FROM = {
+    **dict.fromkeys((f"conv{t}{n}d" for t in ("", "_transpose") for n in (1, 2, 3)), "weight"), "linear": "weight",
+    "batch_norm": "input", "layer_norm": "input", "group_norm": "input", "cat": "tensors", "stack": "tensors",
+    "chunk": "input", "split": "tensor",
+}  # fmt: skip
+_PASS_TYPE = frozenset({
+    *UNARY, "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "clamp", "clone", "contiguous", "detach",
+    "expand", "flatten", "identity", "interpolate", "max_pool2d", "mean", "narrow", "neg", "pad", "permute", "reshape",
+    "select", "set_item", "softmax", "squeeze", "sum", "transpose", "unsqueeze", "view",
+})  # fmt: skip
+
+
+def keeps_dtype(value: Ref, before: Any, seen: Seen) -> bool:
+    """Whether the value of an in-place operation surely has the type of what it is written to."""
+    node = seen.node(value)
+    assert node is not None
+    rest = [leaf for operand in tuple(node.operands.values())[1:] for leaf in leaves(operand)]
+    if node.op in _TAKE_TYPE or (node.op in _KEEP_TYPE and not any(isinstance(leaf, Ref | Param) for leaf in rest)):
+        return True
+    known = dtype_of(before, seen)
+    return known is not None and known == dtype_of(value, seen)
+
+
+def dtype_of(operand: Any, seen: Seen) -> torch.dtype | None:
+    """The type of a value of a network that runs, as far as its weights tell; ``None`` where they do not."""
+    tensor = seen.tensor(operand)
+    if tensor is not None:
+        return tensor.dtype
+    node = seen.node(operand)
+    if node is None:
+        return None
+    if node.op in _TYPE_FROM:
+        source = node.get(_TYPE_FROM[node.op])
+        return dtype_of(source[0] if isinstance(source, tuple | list) and source else source, seen)
+    if node.op in _ARITHMETIC:
+        a, b = (None if is_size(node[name], seen) else node[name] for name in ("a", "b"))
+        found = {dtype_of(value, seen) for value in (a, b) if value is not None}
+        return found.pop() if len(found) == 1 else None
+    first = next(iter(node.operands.values()), None)
+    return dtype_of(first, seen) if node.op in _PASS_TYPE and node.get("dtype") is None else None
+
+
+# zeros
+
+
+def is_zero(operand: Any, beside: Any, seen: Seen) -> bool:
+    """Whether an operand is zero, and changes neither shape nor type of the value ``beside`` it: 0, or a tensor."""
+    if isinstance(operand, int | float) and not isinstance(operand, bool):
+        return operand == 0
+    return is_zero_tensor(operand, beside, seen)
+
+
+def is_zero_tensor(operand: Any, beside: Any, seen: Seen) -> bool:
+    """Whether a tensor is zero everywhere, and broadcasts to the value ``beside`` it without changing its type."""
+    if isinstance(operand, Param):
+        tensor = seen.tensor(operand)
+        if tensor is None or isinstance(tensor, torch.nn.Parameter) or bool(tensor.any()):
+            return False
+        return _fits(tuple(tensor.shape), tensor.dtype, beside, seen)
+    node = seen.node(operand)
+    if node is None:
+        return False
+    made, value = node.op, node.get("fill_value", 0)
+    given: Any = node.operands
+    if node.op == "call" and node["target"] in (torch.zeros, torch.full, torch.zeros_like, torch.full_like):
+        made, args, given = node["target"].__name__, node["args"], node["kwargs"]
+        value = args[1] if made.startswith("full") and len(args) > 1 else given.get("fill_value", 0)
+        size = args[0] if len(args) == 1 or made.startswith("full") else args
+    else:
+        size = node.get("size", node.get("input"))
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != 0:
+        return False
+    if made in ("zeros_like", "full_like"):
+        return (node.get("input", size) == beside) and given.get("dtype") is None
+    if made not in ("zeros", "full", "new_zeros", "new_full"):
+        return False
+    shape = (size,) if isinstance(size, int) else size
+    own = given.get("dtype") or (dtype_of(node["input"], seen) if made.startswith("new") else torch.get_default_dtype())
+    return isinstance(shape, tuple | list) and _fits(tuple(shape), own, beside, seen)
+
+
+def _fits(shape: tuple[Any, ...], dtype: torch.dtype | None, beside: Any, seen: Seen) -> bool:
+    """Whether a tensor broadcasts to the value beside it, whose type stands: it has no axes, or one of size 1."""
+    if shape == ():
+        return dtype is None or not dtype.is_complex
+    return shape == (1,) and dtype is not None and dtype == dtype_of(beside, seen) and _has_axes(beside, seen)
+
+
+def _has_axes(operand: Any, seen: Seen) -> bool:
+    """Whether a value surely has at least one axis."""
+    node = seen.node(operand)
+    if node is None:
+        return False
+    return node.op in _TYPE_FROM or (node.op in _PASS_TYPE - {"mean", "sum", "view", "reshape", "select", "squeeze"}
+                                     and _has_axes(next(iter(node.operands.values())), seen))  # fmt: skip
