@@ -253,8 +253,8 @@ BAD = {
     "no step": (lambda td: td.sequence(X[:0], Y[:0]), r"(?=.*\(0, 2, 2, 6, 6\))(?=.*\(0, 2, 5\)).*T >= 1"),
     "mismatched lengths": (lambda td: td.sequence(X, Y[:2]), r"(?=.*\(3, 2, 2, 6, 6\))(?=.*\(2, 2, 5\)).*one length"),
     "one input missing": (lambda td: td.sequence(X), "takes 2 inputs, x, y; got 1"),
-    "T = 0": (lambda td: td(X[0], Y[0], T=0), "T is the number of time steps, a whole number of at least 1; got 0"),
-    "iterate, T = 0": (lambda td: td.iterate(X[0], Y[0], T=0), "at least 1; got 0"),
+    "T = 0": (lambda td: td(X[0], Y[0], T=0), "T is the number of time steps, a whole number of at least 1, got 0"),
+    "iterate, T = 0": (lambda td: td.iterate(X[0], Y[0], T=0), "at least 1, got 0"),
 }
 
 
