@@ -14,13 +14,15 @@ from snnpipe.kernels.neuron import Neuron
 from snnpipe.kernels.optimal import mmse
 from snnpipe.kernels.threshold import Threshold
 from snnpipe.rules.sites import SITE_RULES, SiteRule
+from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
-from snnpipe.stages.calibrate import arguments, calibrate
+from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
+from snnpipe.stages.prefix import read_by_name
 from snnpipe.stages.replace import replace
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.to_snn import to_snn
@@ -56,16 +58,20 @@ class Recipe:
     delay: Callable[[SpikingNetwork, Iterable[Any], int], int] | None = None
     rules: tuple[SiteRule, ...] = SITE_RULES
 
-    def __call__(self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int) -> Converted:
+    def __call__(
+        self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int, forward: Forward | None = None
+    ) -> Converted:
         """Convert for ``T`` steps; the model or state is unchanged.
 
         Args:
             model: a network, or the state it was traced to (fused or not), when ``trace`` needs options.
             batches: calibration data as ``calibrate`` takes it, readable more than once.
             T: steps, those of a first pass not counted.
+            forward: as for ``calibrate``; every stage that reads the data calls it.
         """
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
         rule, code = self.threshold(T), self.code(T)
+        batches = batches if forward is None else read_by_name(state, batches, self.name, forward)
         state = pipe(state, fuse, instrument(rules=self.rules, statistic=rule), calibrate(batches))
         state = pipe(state, replace(neuron=self.neuron, threshold=rule))
         for correct in self.corrections:
@@ -116,9 +122,10 @@ def always(choice: Choice) -> Callable[[int], Choice]:
 
 def estimated(snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
     """The ``readout_delay`` on the first batch."""
-    first = next(iter(batches))
-    args, kwargs = arguments(first, tuple(node["name"] for node in snn.graph.inputs))
-    return readout_delay(snn, *args, T=T, **kwargs)
+    delays: list[int] = []
+    reader = Reader("readout_delay", snn.graph, snn.weights)
+    reader.each(batches, lambda number, given: delays.append(readout_delay(snn, T=T, **given)), limit=1)
+    return delays[0]
 
 
 def part(share: float) -> Callable[[SpikingNetwork, Iterable[Any], int], int]:

@@ -83,7 +83,7 @@ def account(
     check_schedule(schedule)
     given = bind(snn.graph, inputs, named)
     encode = encoding.encode
-    moving = sequences(given) if encode else frozenset()
+    moving = sequences(given, snn.graph) if encode else frozenset()
     lifted = lift(snn.graph, temporal_inputs=moving)
     step = lifted_program(snn.graph, snn.code, moving).step_graph
     every_step = {node.meta["snnpipe"][2] for node in step.nodes if "snnpipe" in node.meta}

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 
 from snnpipe.emit import neuron_path
+from snnpipe.errors import InputError
 from snnpipe.frozen import leaves
 from snnpipe.graph import refs
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.activations import activations
-from snnpipe.runtime.inputs import bind, check_delay, check_steps
+from snnpipe.runtime.inputs import bind, check_delay, check_numbers, check_shapes, check_steps, explained
 from snnpipe.runtime.network import SpikingNetwork
 
 #: The readout keeps at least so many steps.
@@ -52,8 +53,11 @@ def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> in
     check_steps(T)
     longest = max(0, T - AT_LEAST)
     check_delay(min(1, longest), T, snn.code)
-    with torch.no_grad():
-        found = activations(snn.graph)(snn.weights, bind(snn.graph, inputs, named))
+    given = bind(snn.graph, inputs, named)
+    check_shapes(given, snn.graph)
+    check_numbers(given, snn.graph)
+    with torch.no_grad(), explained(given, snn.weights):
+        found = activations(snn.graph)(snn.weights, given)
     begins: dict[str, float] = {}
     for node in snn.graph:
         begins[node.name] = max((begins[name] for name in refs(node.operands)), default=0.0)
@@ -73,6 +77,8 @@ def _first_event(module: Any, a: torch.Tensor) -> float:
     v = v if module.charge is None else v + module.charge
     book = module.neuron.options.get("codebook")
     smallest = book.smallest(theta) if isinstance(book, Codebook) else theta
+    if not bool(torch.isfinite(a).all()):
+        raise InputError(f"readout_delay: NaN or infinity at a neuron made of {module.origin}; look for it in the data")
     mean = a.abs().mean(0)
     steps = (smallest - v).clamp(min=0.0) / mean
     return float(steps.where(mean > 0, steps.new_tensor(math.inf)).min())
