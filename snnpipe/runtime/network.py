@@ -219,14 +219,14 @@ class SpikingNetwork(nn.Module):
         Raises:
             InputError: inputs without a time axis, of different lengths, of length 0, or that do not fit the state.
         """
+        begun = NOTHING if state is None else state
+        check_is_state("sequence", begun)
         given = bind(self.graph, inputs, named)
         moving = sequences(given, self.graph)
         length = steps(given, moving, self.graph)
-        if state is not None:
-            check_is_state("sequence", state)
         check_numbers(given, self.graph)
         first = given | {name: map_leaves(itemgetter(0), given[name]) for name in moving}
-        begun = self._continued(NOTHING if state is None else state, first)
+        begun = self._continued(begun, first)
         run, cells, decoded, events = self._program(moving), begun.cells, begun.decoded, []
         for start in range(0, length, CHUNK):
             part = slice(start, min(start + CHUNK, length))

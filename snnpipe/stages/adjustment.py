@@ -40,7 +40,7 @@ class Seen:
 
 @attrs.frozen
 class Adjustment:
-    r"""What of a neuron is adjusted, and how that is judged.
+    """What of a neuron is adjusted, and what for.
 
     Attributes:
         key: ``"shift"``, a constant added to its current; ``"charge"``, one more event that it is given before the
@@ -48,13 +48,11 @@ class Adjustment:
         name: what a report calls it.
         lacking: ``lacking(z, a, z_T, a_T)``, whose mean is made up for (``shift``, ``charge``); z_T and a_T are the
             decoded current and output.  A scale always makes up for ``a - a_T``.
-        squared: whether it must lower the squared error of the output, or the mean error.
     """
 
     key: str
     name: str
     lacking: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    squared: bool
 
 
 class Neuron:
@@ -102,7 +100,7 @@ class Neuron:
             change, evident, before = self._estimated(adjustment, seen, own)
             kept = evident
             if adjustment.key != "scale":  # least squares never add to the error that they minimise
-                after = self._errors(adjustment, seen, self._with(own, adjustment.key, change, seen[0].a))
+                after = self._error(seen, self._with(own, adjustment.key, change, seen[0].a))
                 kept = evident & (after < before)
             change = torch.where(kept, change, 0.0)
             own = self._with(own, adjustment.key, change, seen[0].a)
@@ -121,7 +119,7 @@ class Neuron:
             regressor = a if scales else torch.ones_like(a)
             cross.append(self._sums(lacking * regressor))
             power.append(self._sums(regressor.square()))
-            errors.append(self._sums(_judged(adjustment, batch.a, a)))
+            errors.append(self._sums((batch.a - a).square()))
         least = self._smallest(cross[0].shape[1]).square() if scales else 0.5
         change, evident = estimate(self._together(cross), self._together(power), least)
         if scales:
@@ -130,9 +128,10 @@ class Neuron:
             change = change / self.worth[0]
         return change, evident, _total(errors)
 
-    def _errors(self, adjustment: Adjustment, seen: Sequence[Seen], own: dict[str, Tensor]) -> Tensor:
+    def _error(self, seen: Sequence[Seen], own: dict[str, Tensor]) -> Tensor:
+        """The squared error of the output, by channel."""
         answers = [(batch.a, decoded(self.sent(batch.current, own), self.worth)) for batch in seen]
-        return _total([self._sums(_judged(adjustment, *answer)) for answer in answers])
+        return _total([self._sums((a - a_snn).square()) for a, a_snn in answers])
 
     def _with(self, own: dict[str, Tensor], key: str, change: Tensor, like: Tensor) -> dict[str, Tensor]:
         change = change.to(like.dtype)
@@ -169,8 +168,4 @@ class Neuron:
 
 
 def _total(errors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([found.sum(0) for found in errors]).sum(0).abs()
-
-
-def _judged(adjustment: Adjustment, a: Tensor, a_snn: Tensor) -> Tensor:
-    return (a - a_snn).square() if adjustment.squared else a - a_snn
+    return torch.stack([found.sum(0) for found in errors]).sum(0)

@@ -33,10 +33,10 @@ def _of_current(z: Tensor, a: Tensor, z_snn: Tensor, a_snn: Tensor) -> Tensor:
     return z - z_snn
 
 
-BIAS = Adjustment("shift", "bias", _of_output, squared=False)
-POTENTIAL = Adjustment("charge", "potential", _of_output, squared=False)
-CURRENT = Adjustment("shift", "mean current", _of_current, squared=True)
-SIZE = Adjustment("scale", "size of the events", _of_output, squared=True)
+BIAS = Adjustment("shift", "bias", _of_output)
+POTENTIAL = Adjustment("charge", "potential", _of_output)
+CURRENT = Adjustment("shift", "mean current", _of_current)
+SIZE = Adjustment("scale", "size of the events", _of_output)
 
 
 def correct_bias(
@@ -49,8 +49,8 @@ def correct_bias(
 
     over samples and positions of channel c; a is the ANN's activation, :math:`\hat a_T` the decoded output.  The sums
     are over all the data, so it does not matter how these are batched.  A channel keeps the bias it had where the data
-    say too little, that is where a sample would not be served by the mean of the others, and where the mean error is no
-    smaller with the new one; the history counts them.  The state is unchanged; new biases are parameters named
+    say too little, that is where a sample would not be served by the mean of the others, and where the squared error is
+    no smaller with the new one; the history counts them.  The state is unchanged; new biases are parameters named
     ``<neuron>.shift``.
 
     Args:
@@ -107,10 +107,10 @@ def correct_threshold(
     .. math:: z_c \leftarrow z_c + \mathrm{mean}(z - \hat z_T), \qquad
         s_c \leftarrow s_c \, \frac{\sum a \hat a_T}{\sum \hat a_T^2}
 
-    The neuron keeps its threshold; a spike of it is worth a little more or less.  A channel keeps its current where the
-    squared error of its output is no smaller with the new one.  It keeps the size of its events where the data say too
-    little: where they decode to less than one smallest event, where a sample would not be served by what the others
-    say, and where the factor is not within :math:`[0, 2 \sum_t w_t / \min_t w_t]`, which is what a neuron can lack that
+    The neuron keeps its threshold; a spike of it is worth a little more or less.  A channel keeps its current as
+    ``correct_bias`` would keep its bias.  It keeps the size of its events where the data say too little: where these
+    decode to less than one smallest event, where a sample would not be served by what the others say, and where the
+    factor is not within :math:`[0, 2 \sum_t w_t / \min_t w_t]`, which is what a neuron can lack that
     rounds to its smallest event, and that all steps but one came too early for.
 
     Args:
