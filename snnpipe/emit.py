@@ -43,7 +43,7 @@ def placeholder(target: fx.Graph, node: Node) -> fx.Node:
     """The fx placeholder of an input node."""
     default = (node["default"],) if "default" in node.operands else ()
     made = target.create_node("placeholder", node["name"], default, name=node.name)
-    made.meta |= {"shape": node["shape"]} if "shape" in node.operands else {}
+    made.meta.update({key: node[key] for key in ("shape", "static") if key in node.operands})
     return described(made, node)
 
 

@@ -20,14 +20,16 @@ from snnpipe.kernels.threshold import RULE, Threshold
 from snnpipe.options import SCHEDULE, STEPS, TEXT, function, functions, instance, optional, several, whole
 from snnpipe.rules.operands import TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, SiteRule
+from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
-from snnpipe.stages.calibrate import arguments, calibrate
+from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import marked
+from snnpipe.stages.prefix import read_by_name
 from snnpipe.stages.replace import replace
 from snnpipe.stages.siteless import activations, advice
 from snnpipe.stages.td_rewrite import td_rewrite
@@ -82,13 +84,16 @@ class Recipe:
     made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
 
     @takes(InputError, model=MODEL_OR_STATE, batches=BATCHES, T=STEPS)
-    def __call__(self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int) -> Converted:
+    def __call__(
+        self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int, forward: Forward | None = None
+    ) -> Converted:
         """Convert for ``T`` steps; the model or state is unchanged.
 
         Args:
             model: a network, or the state it was traced to (fused or not), when ``trace`` needs options.
             batches: calibration data as ``calibrate`` takes it, readable more than once.
             T: steps, those of a first pass not counted.
+            forward: as for ``calibrate``; every stage that reads the data calls it.
 
         Raises:
             StageError: the network has no site for a neuron of this kind.
@@ -96,6 +101,7 @@ class Recipe:
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
         rule = RULE.hold(self.threshold(T), f"threshold({T})", self.name, StageError)
         code = CODE.hold(self.code(T), f"code({T})", self.name, StageError)
+        batches = batches if forward is None else read_by_name(state, batches, self.name, forward)
         state = pipe(state, fuse, partial(_sited, self, rule), calibrate(batches))
         state = pipe(state, replace(neuron=self.neuron, threshold=rule))
         for correct in self.corrections:
@@ -202,9 +208,10 @@ def correcting(correction: Callable[..., Any], **options: Any) -> Callable[..., 
 
 def estimated(snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
     """The ``readout_delay`` on the first batch."""
-    first = next(iter(batches))
-    args, kwargs = arguments(first, tuple(node["name"] for node in snn.graph.inputs))
-    return readout_delay(snn, *args, T=T, **kwargs)
+    delays: list[int] = []
+    reader = Reader("readout_delay", snn.graph, snn.weights)
+    reader.each(batches, lambda number, given: delays.append(readout_delay(snn, T=T, **given)), limit=1)
+    return delays[0]
 
 
 @attrs.frozen

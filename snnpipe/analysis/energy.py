@@ -84,14 +84,14 @@ def account(
     given = bind(snn.graph, inputs, named)
     check_samples("account", given)
     encode = encoding.encode
-    moving = sequences(given) if encode else frozenset()
+    moving = sequences(given, snn.graph) if encode else frozenset()
     lifted = lift(snn.graph, temporal_inputs=moving)
     step = lifted_program(snn.graph, snn.code, moving).step_graph
     every_step = {node.meta["snnpipe"][2] for node in step.nodes if "snnpipe" in node.meta}
     before = lifted.ancestors(every_step)
     placed = place(snn.graph, temporal_inputs=moving)
     run = Run(snn.state_dict(), snn.neurons(), placed, depends_on_inputs(lifted))
-    with torch.no_grad(), explained(given):
+    with torch.no_grad(), explained(given, snn):
         presented = []
         for t in range(1, T + 1):
             clock = snn.code.clock(t)

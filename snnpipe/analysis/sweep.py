@@ -14,12 +14,15 @@ from tqdm import tqdm
 from snnpipe.analysis.energy import account
 from snnpipe.analysis.plots import plot_recipes
 from snnpipe.checks import Check, RefusalError, takes
+from snnpipe.containers import tensors
 from snnpipe.errors import InputError, StageError
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.kernels.codebook import UNITS
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.options import FLAG, PATH, STEPS, several
-from snnpipe.recipe import MODEL_OR_STATE, Recipe
+from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
 from snnpipe.recipes import named
+from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.fuse import fuse
@@ -131,8 +134,9 @@ def sweep(
     recipes: Iterable[Recipe | str],
     *,
     batches: Iterable[Any],
-    data: Sequence[tuple[Tensor, Tensor]],
+    data: Sequence[tuple[Any, Tensor]],
     T: Sequence[int] = (1, 2, 4, 8),
+    forward: Forward | None = None,
     progress: bool = False,
 ) -> Sweep:
     """Convert a classifier by several recipes and classify the same data with each; the model is unchanged.
@@ -143,8 +147,10 @@ def sweep(
         model: the network, or the state it was traced to.
         recipes: values or names of ``snnpipe.recipes``.
         batches: calibration data as ``calibrate`` takes it; read more than once.
-        data: batches ``(x, labels)``, labels (B,) of class indices; the prices are counted on the first few samples.
+        data: batches ``(x, labels)``, labels (B,) of class indices; the prices are counted on the first few samples.  x
+            is a batch as ``calibrate`` takes it: of several inputs, a tuple or a dictionary.
         T: for which numbers of steps; each gets a network of its own, for thresholds may depend on it.
+        forward: how ``batches`` are read, as for ``calibrate``.
         progress: show a progress bar.
 
     >>> from torch import nn
@@ -156,39 +162,52 @@ def sweep(
     """
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     labels = torch.cat([y for _, y in data]).cpu()
+    ann, inputs = to_module(state), list[tuple[Any, ...]]()
+    answers: list[Tensor] = []
+
+    def answer(number: int, given: dict[str, Any]) -> None:
+        inputs.append(tuple(given[node["name"]] for node in state.graph.inputs))
+        answers.append(ann(*inputs[-1]).argmax(1).cpu())
+
     with torch.no_grad():
-        ann = to_module(state)
-        answers = torch.cat([ann(x).argmax(1).cpu() for x, _ in data])
+        Reader("sweep", state.graph, ann).each([x for x, _ in data], answer)
+        truth = labels, torch.cat(answers)
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
         for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress):
             try:
-                outcomes.append(_outcome(recipe, state, batches, data, labels, answers, steps))
+                outcomes.append(_outcome(recipe(state, batches, T=steps, forward=forward), inputs, truth))
             except StageError as error:
                 refused[recipe.name] = str(error)
-    return Sweep(tuple(outcomes), _percent(answers, labels), len(labels), FrozenMap(refused))
+    return Sweep(tuple(outcomes), _percent(truth[1], labels), len(labels), FrozenMap(refused))
 
 
-def _outcome(
-    recipe: Recipe, state: ConversionState, batches: Any, data: Any, labels: Tensor, answers: Tensor, T: int
-) -> Outcome:
-    made = recipe(state, batches, T=T)
-    guesses = torch.cat([made(x).argmax(1).cpu() for x, _ in data])
-    costs = account(made.snn, data[0][0][:SAMPLES], T=made.steps, schedule=recipe.schedule)
+def _outcome(made: Converted, inputs: list[tuple[Any, ...]], truth: tuple[Tensor, Tensor]) -> Outcome:
+    guesses = torch.cat([made(*given).argmax(1).cpu() for given in inputs])
+    costs = account(made.snn, *_first_samples(inputs[0]), T=made.steps, schedule=made.recipe.schedule)
     neurons = [module.neuron for module in made.snn.neurons().values()]
     return Outcome(
-        recipe.name,
-        T,
+        made.recipe.name,
+        made.T,
         made.latency,
-        _percent(guesses, labels),
-        _percent(guesses, answers),
+        _percent(guesses, truth[0]),
+        _percent(guesses, truth[1]),
         costs.per_neuron,
         max((neuron.wires for neuron in neurons), default=0),
         max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
         sum(costs.state.values()),
         costs.mac,
     )
+
+
+def _first_samples(inputs: tuple[Any, ...]) -> Any:
+    count = next(leaf.shape[:1] for leaf in tensors(inputs))
+
+    def few(leaf: Any) -> Any:
+        return leaf[:SAMPLES] if isinstance(leaf, Tensor) and leaf.shape[:1] == count else leaf
+
+    return zip_leaves(few, inputs)
 
 
 def _percent(guesses: Tensor, truth: Tensor) -> float:

@@ -120,7 +120,7 @@ class _Lowering:
         if node.op == "placeholder":
             self.place = (str(node.target), "", self.place[2] or "")
             known = {"default": node.args[0]} if node.args else {}
-            known |= {"shape": node.meta["shape"]} if "shape" in node.meta else {}
+            known |= {key: node.meta[key] for key in ("shape", "static") if key in node.meta}
             self.cells[node] = cells.fresh(self.emit("input", name=str(node.target), **known))
         elif node.op == "get_attr":
             self.cells[node] = self._attribute(str(node.target))

@@ -90,8 +90,8 @@ class Placement:
 
 
 def is_source(node: Node, temporal_inputs: bool | frozenset[str]) -> bool:
-    """Whether an input is an event sequence: all are, none is, or those of these names."""
-    if node.op != "input":
+    """Whether an input is an event sequence: all are but those traced as static, none is, or those of these names."""
+    if node.op != "input" or node.get("static", False):
         return False
     return temporal_inputs if isinstance(temporal_inputs, bool) else node["name"] in temporal_inputs
 

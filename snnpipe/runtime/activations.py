@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from snnpipe.emit import emit
+from snnpipe.frozen import map_leaves, thaw
 from snnpipe.generated import compiled
 from snnpipe.graph import Graph
 from snnpipe.kernels.statistic import fitted
@@ -19,6 +20,16 @@ from snnpipe.runtime.section import Section
 @lru_cache(maxsize=64)
 def activations(graph: Graph) -> Callable[..., Any]:
     """``(root, inputs) -> {neuron: (current, activation)}`` of the ANN, by name of the ``encode`` node."""
+    return _ann(graph, lambda section, found: found)
+
+
+@lru_cache(maxsize=64)
+def answers(graph: Graph) -> Callable[..., Any]:
+    """``(root, inputs) -> outputs`` of the ANN."""
+    return _ann(graph, lambda section, found: thaw(map_leaves(section.value, graph.output)))
+
+
+def _ann(graph: Graph, result: Callable[[Section, dict[str, Any]], Any]) -> Callable[..., Any]:
     section = Section(("inputs",), {node.name: ("inputs", node["name"]) for node in graph.inputs})
     found: dict[str, Any] = {}
     for node in graph:
@@ -29,7 +40,7 @@ def activations(graph: Graph) -> Callable[..., Any]:
             found[node.name] = (z, section.env[node.name])
         elif node.op != "input":
             section.env[node.name] = emit(section.target, node, section.value)
-    section.target.output(found)
+    section.target.output(result(section, found))
     return compiled(section.target)
 
 

@@ -17,7 +17,7 @@ from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.options import RUN
 from snnpipe.runtime.activations import activations
-from snnpipe.runtime.inputs import bind, check_delay, check_samples
+from snnpipe.runtime.inputs import bind, check_delay, check_numbers, check_samples, check_shapes, explained
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 
 #: The readout keeps at least so many steps.
@@ -57,7 +57,9 @@ def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> in
     check_delay(min(1, longest), T, snn.code)
     given = bind(snn.graph, inputs, named)
     check_samples("readout_delay", given)
-    with torch.no_grad():
+    check_shapes(given, snn.graph)
+    check_numbers(given, snn.graph)
+    with torch.no_grad(), explained(given, snn):
         found = activations(snn.graph)(snn, given)
     begins: dict[str, float] = {}
     for node in snn.graph:
@@ -78,6 +80,8 @@ def _first_event(module: Any, a: torch.Tensor) -> float:
     v = v if module.charge is None else v + module.charge
     book = module.neuron.options.get("codebook")
     smallest = book.smallest(theta) if isinstance(book, Codebook) else theta
+    if not bool(torch.isfinite(a).all()):
+        raise InputError(f"readout_delay: NaN or infinity at a neuron made of {module.origin}; look for it in the data")
     mean = a.abs().mean(0)
     steps = (smallest - v).clamp(min=0.0) / mean
     return float(steps.where(mean > 0, steps.new_tensor(math.inf)).min())

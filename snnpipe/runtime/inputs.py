@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnpipe.codes import Clock, Code
 from snnpipe.containers import packed, tensors
-from snnpipe.errors import InputError
+from snnpipe.errors import InputError, SnnpipeError
 from snnpipe.frozen import FrozenMap, Packed, freeze
-from snnpipe.graph import Graph, Traced
+from snnpipe.graph import Graph, Traced, refs
 from snnpipe.kernels.temporal import zip_leaves
+from snnpipe.ops.lift import Case, place
 from snnpipe.ops.table import batched_rank
 from snnpipe.options import whole
 
@@ -48,16 +51,59 @@ def encoded(tree: Any, encode: Callable[[Tensor, Clock], Tensor], clock: Clock) 
     return zip_leaves(lambda leaf: encode(leaf, clock) if isinstance(leaf, Tensor) else leaf, tree)
 
 
-def sequences(given: Mapping[str, Any]) -> frozenset[str]:
-    """The inputs that can be events, which add up: floats.  Indices and masks do not change."""
-    held = {name: tensors(value) for name, value in given.items()}
+def sequences(given: Mapping[str, Any], graph: Graph) -> frozenset[str]:
+    """The inputs that can be events, which add up: floats, but those that were traced as static.
+
+    Indices and masks do not change.
+    """
+    still = static(graph)
+    held = {name: tensors(value) for name, value in given.items() if name not in still}
     moving = frozenset(name for name, found in held.items() if found and not any(map(_is_whole, found)))
     if not moving:
         raise InputError(
-            f"inputs {', '.join(given)} are integers or booleans, which are no events; convert images with x.float(); "
-            "to present indices, which do not change, write snn(x, T=...)"
+            f"inputs {', '.join(given)} are integers or booleans, or static, so no events; convert images with "
+            "x.float(); to present indices, which do not change, write snn(x, T=...)"
         )
     return moving
+
+
+def static(graph: Graph) -> frozenset[str]:
+    """The inputs that were traced as static: they do not change in time, be they floats."""
+    return frozenset(node["name"] for node in graph.inputs if node.get("static", False))
+
+
+@lru_cache(maxsize=64)
+def _currents(graph: Graph) -> frozenset[str]:
+    """The inputs that reach a neuron, or the output, by linear operators alone: infinity arrives there as infinity."""
+    placed = place(graph, temporal_inputs=True)
+    found = set(refs([node["input"] for node in graph if node.op == "encode"]))
+    for node in reversed(graph.nodes):
+        if node.name in found and placed[node.name].case is Case.LINEAR:
+            found.update(refs(node.operands))
+    return frozenset(node["name"] for node in graph.inputs if node.name in found)
+
+
+@lru_cache(maxsize=64)
+def _minds_nan(graph: Graph) -> bool:
+    """Whether no operator asks for NaN, which would be an answer to it."""
+    targets = [node["target"] for node in graph if node.op == "call"]
+    return not any(word in str(getattr(target, "__name__", "")) for target in targets for word in ("nan", "isfinite"))
+
+
+def check_numbers(given: Mapping[str, Any], graph: Graph) -> None:
+    """NaN is no input, and infinity none that a neuron could count; in a mask infinity is right."""
+    currents, minds = _currents(graph), _minds_nan(graph)
+    for name, value in given.items():
+        for leaf in tensors(value):
+            if _is_whole(leaf):
+                continue
+            bad = ~leaf.isfinite() if name in currents else leaf.isnan() if minds else None
+            if bad is not None and bool(bad.any()):
+                what = "NaN" if bool(leaf.isnan().any()) else "infinity"
+                raise InputError(
+                    f"input {name} holds {what} ({int(bad.sum())} of {leaf.numel()} values); events cannot say it. "
+                    "Look for it in the data, or replace it: torch.nan_to_num(x)"
+                )
 
 
 def check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
@@ -119,30 +165,44 @@ def _size(size: int | range | None) -> str:
     return "B" if size is None else str(size)
 
 
-def same_shapes(given: Mapping[str, Any], before: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The shapes of a step's tensors, which must be those of the steps ``before``."""
-    shapes = tuple(tuple(leaf.shape) for leaf in tensors(dict(given)))
-    if before and shapes != before:
-        raise InputError(
-            f"step: inputs of shapes {_listed(shapes)}, but the steps before had {_listed(before)}; "
-            "start a new run with snn.init(x) for another batch"
-        )
-    return shapes
+#: What torch and Python raise of operands that do not fit.
+TORCH_SAYS = (RuntimeError, IndexError, KeyError, TypeError, ValueError)
+_OF_DTYPES = re.compile(r"dtype|scalar type|not implemented for '|[Ii]nput type|torch\.\w*Tensor|same type|data type")
 
 
 @contextmanager
-def explained(given: Mapping[str, Any]) -> Iterator[None]:
-    """What torch says of inputs that do not fit, with their shapes."""
+def explained(given: Mapping[str, Any], root: nn.Module) -> Iterator[None]:
+    """What torch says of inputs that do not fit, with their shapes, or their dtypes where it is these."""
     try:
         yield
-    except (RuntimeError, LookupError, AttributeError, TypeError) as error:
-        if isinstance(error, torch.OutOfMemoryError | NotImplementedError):
+    except SnnpipeError:
+        raise
+    except TORCH_SAYS as error:
+        if isinstance(error, torch.OutOfMemoryError):
             raise
-        shapes = _listed(tuple(tuple(leaf.shape) for leaf in tensors(dict(given))))
-        raise InputError(
-            f"the network cannot run on inputs of shapes {shapes}: {str(error).splitlines()[0]}. Give them as the "
-            "ANN takes them, (B, ...); event sequences with a time axis in front, (T, B, ...)"
-        ) from error
+        raise InputError(f"the network cannot run on these inputs: {misfit(error, given, root)}") from error
+
+
+def misfit(error: Exception, given: Mapping[Any, Any], root: nn.Module) -> str:
+    """Why inputs do not fit: what was got, what torch says of it, what was expected."""
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    held = tensors(dict(given))
+    if isinstance(error, KeyError):
+        return f"the model reads the key {said}, which is not there"
+    if _OF_DTYPES.search(said):
+        dtypes = {tensor.dtype for tensor in root.state_dict().values() if tensor.is_floating_point()}
+        got = ", ".join(_short(tensor.dtype) for tensor in held)
+        wanted = ", ".join(sorted(map(_short, dtypes))) or "of no dtype"
+        advice = f"; write x.to(torch.{wanted})" if len(dtypes) == 1 else ""
+        return f"inputs of dtypes {got}, but the weights are {wanted}: {said}{advice}"
+    return (
+        f"inputs of shapes {_listed(tuple(tuple(tensor.shape) for tensor in held))}: {said}. Give them as the ANN "
+        "takes them, (B, ...); event sequences with a time axis in front, (T, B, ...)"
+    )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _listed(shapes: tuple[Any, ...]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
-import attrs
 import torch
 from torch import Tensor, fx, nn
 
@@ -13,7 +12,7 @@ from snnpipe.checks import takes
 from snnpipe.codes import CODE, Clock, Code
 from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph
 from snnpipe.kernels import temporal
@@ -26,40 +25,23 @@ from snnpipe.runtime.inputs import (
     DELAY,
     bind,
     check_delay,
+    check_numbers,
     check_shapes,
     encoded,
     explained,
     part_of,
-    same_shapes,
     sequences,
+    static,
     steps,
 )
 from snnpipe.runtime.layers import layerwise
 from snnpipe.runtime.program import Program, lifted_program
+from snnpipe.runtime.progress import NOTHING, State, check_goes_on, check_is_state, shapes_of
 from snnpipe.runtime.window import of_step
 from snnpipe.state import Event
 
 #: How many steps of a sequence are run together; bounds the memory a long sequence takes.
 CHUNK = 16
-
-
-@attrs.frozen(eq=False)
-class State:
-    """Everything a network carries from one step to the next.
-
-    Attributes:
-        t: steps done.
-        cells: state of each neuron, accumulator and difference, by node name.
-        statics: what was computed once.
-        decoded: the output decoded so far, ``None`` before the first step.
-        shapes: of the tensors of the first step, which all steps share.
-    """
-
-    t: int
-    cells: FrozenMap[str, Any]
-    statics: FrozenMap[str, Any]
-    decoded: Any
-    shapes: tuple[Any, ...] = ()
 
 
 class SpikingNetwork(nn.Module):
@@ -87,7 +69,7 @@ class SpikingNetwork(nn.Module):
         if missing:
             raise InputError(f"SpikingNetwork: params has no {', '.join(missing)}; to_snn(state) makes the network")
         self.graph, self.code, self.history = graph, code, history
-        self._every = frozenset(node["name"] for node in graph.inputs)
+        self._every = frozenset(node["name"] for node in graph.inputs) - static(graph)
         tree = module_tree(graph, params)
         for own in ("_parameters", "_buffers", "_modules"):  # not by setattr: the ANN's names are its own business
             self.__dict__[own].update(tree.__dict__[own])
@@ -151,6 +133,7 @@ class SpikingNetwork(nn.Module):
             )
         given = bind(self.graph, inputs, named)
         check_shapes(given, self.graph)
+        check_numbers(given, self.graph)
         return self._call(layerwise(self.graph), self.code, T, given)
 
     @takes(InputError, T=whole(most=2**62, wanted=RUN.wanted), encoding=ENCODING, delay=DELAY)
@@ -170,10 +153,11 @@ class SpikingNetwork(nn.Module):
         """The output decoded at the steps ``at`` of a run of T."""
         check_delay(delay, T, self.code)
         given = bind(self.graph, inputs, named)
+        check_numbers(given, self.graph)
         encode = encoding.encode
         if encode is None:
             check_shapes(given, self.graph)
-        moving = sequences(given) if encode else frozenset()
+        moving = sequences(given, self.graph) if encode else frozenset()
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
         early: Any = None
@@ -196,12 +180,10 @@ class SpikingNetwork(nn.Module):
     def init(self, /, *inputs: Any, **named: Any) -> State:
         """The state before the first step, for inputs like these.
 
-        Whole numbers and booleans among them (indices, masks) are static: they hold for the whole run.  A network
-        without such inputs needs none to be given.
+        Static inputs among them (whole numbers, booleans, those named in ``trace(static=...)``) hold for the whole run,
+        and each later call is given them again.  Without inputs, the first step says what they are.
         """
-        given = bind(self.graph, inputs, named) if inputs or named else {}
-        _, statics = self._prepared(given, sequences(given) if given else self._every)
-        return State(0, FrozenMap(), FrozenMap(statics), None)
+        return self._continued(NOTHING, bind(self.graph, inputs, named)) if inputs or named else NOTHING
 
     @takes(InputError, state=instance(State, "must be a state", "write snn.step(snn.init(x), x_t)"))
     def step(self, state: State, /, *inputs: Any, **named: Any) -> tuple[State, Any]:
@@ -209,43 +191,64 @@ class SpikingNetwork(nn.Module):
 
         The events y_t decode, under the network's code, to the output for the decoded inputs so far.
         """
-        clock = self.code.clock(state.t + 1)
+        check_is_state("step", state)
         given = bind(self.graph, inputs, named)
-        check_shapes(given, self.graph)
-        shapes = same_shapes(given, state.shapes)
-        run = self._program(sequences(given))
+        state = self._continued(state, given)
+        clock, run = self.code.clock(state.t + 1), self._program(sequences(given, self.graph))
         cells, frontier = self._call(run.step, clock, state.cells, state.statics, given)
         decoded = self._call(run.read, state.statics, frontier, given)
-        after = State(clock.t, FrozenMap(cells), state.statics, decoded, shapes)
-        return after, _as_events(state.decoded, decoded, clock)
+        return state.after(1, cells, decoded), _as_events(state.decoded, decoded, clock)
 
-    def sequence(self, /, *inputs: Any, **named: Any) -> Any:
-        """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state.
+    def _continued(self, state: State, given: Mapping[str, Any]) -> State:
+        """The state that inputs of one step go on from; the first ones say what holds for the whole run."""
+        check_shapes(given, self.graph)
+        check_numbers(given, self.graph)
+        moving = sequences(given, self.graph)
+        if state.statics is not None:
+            check_goes_on(state, given, moving)
+            return state
+        _, statics = self._prepared(given, moving)
+        still: FrozenMap[str, Any] = FrozenMap({name: value for name, value in given.items() if name not in moving})
+        return State(0, EMPTY, FrozenMap(statics), None, shapes_of(given), still)
+
+    def sequence(self, /, *inputs: Any, state: State | None = None, **named: Any) -> Any:
+        """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state or the one given.
 
         Under TD, ``y_seq.cumsum(0)[t] == model(x_seq.cumsum(0)[t])`` at every t when there are no neurons.  Inputs that
-        are whole numbers or booleans (indices, masks) are static: they are given as the ANN takes them, without a
-        time axis.
+        are whole numbers or booleans (indices, masks), or were named in ``trace(static=...)``, do not change: they are
+        given as the ANN takes them, without a time axis.
+
+        Args:
+            *inputs, **named: event sequences and static inputs, as the ANN takes them; an argument of the ANN that is
+                called ``state`` is given by position.
+            state: from ``init``, ``step`` or an earlier ``sequence``, where the run goes on; by default it begins.
+
+        Returns:
+            ``y_seq``; with ``state``, ``(state, y_seq)``, so that a sequence may be cut anywhere.
 
         Raises:
-            InputError: inputs without a time axis, of different lengths, or of length 0.
+            InputError: inputs without a time axis, of different lengths, of length 0, or that do not fit the state.
         """
+        begun = NOTHING if state is None else state
+        check_is_state("sequence", begun)
         given = bind(self.graph, inputs, named)
-        moving = sequences(given)
+        moving = sequences(given, self.graph)
         length = steps(given, moving, self.graph)
-        check_shapes(given | {name: part_of(given[name], 0) for name in moving}, self.graph)
-        run, statics = self._prepared(given, moving)
-        cells: Mapping[str, Any] = {}
-        decoded, events = None, []
-        for first in range(0, length, CHUNK):
-            part = slice(first, min(first + CHUNK, length))
-            clocks = [self.code.clock(t + 1) for t in range(part.start, part.stop)]
+        check_numbers(given, self.graph)
+        first = given | {name: part_of(given[name], 0) for name in moving}
+        begun = self._continued(begun, first)
+        run, cells, decoded, events = self._program(moving), begun.cells, begun.decoded, []
+        for start in range(0, length, CHUNK):
+            part = slice(start, min(start + CHUNK, length))
+            clocks = [self.code.clock(begun.t + t + 1) for t in range(part.start, part.stop)]
             now = given | {name: part_of(given[name], part) for name in moving}
-            cells, outputs = self._call(run.window, clocks, cells, statics, now)
+            cells, outputs = self._call(run.window, clocks, cells, begun.statics, now)
             for t, clock in enumerate(clocks):
                 after = of_step(outputs, t)
                 events.append(_as_events(decoded, after, clock))
                 decoded = after
-        return _stacked(events)
+        y_seq = _stacked(events)
+        return y_seq if state is None else (begun.after(length, cells, decoded), y_seq)
 
     def _program(self, sequences: frozenset[str]) -> Program:
         """The program for these inputs being event sequences; the others do not change."""
@@ -258,7 +261,7 @@ class SpikingNetwork(nn.Module):
 
     def _call(self, function: Callable[..., Any], *given: Any) -> Any:
         """A function of the program; its last argument are the inputs."""
-        with explained(given[-1]):
+        with explained(given[-1], self):
             return function(self, *given)
 
     def neurons(self) -> dict[str, SpikingNeuron]:

@@ -7,28 +7,24 @@ from typing import Any
 
 import attrs
 import torch
-from toolz import take
 from torch import Tensor, fx, nn
-from tqdm import tqdm
 
 from snnpipe.checks import takes
-from snnpipe.emit import emit, module_tree, placeholder, reader
+from snnpipe.emit import emit, module_tree, placeholder
+from snnpipe.emit import reader as values_of
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
 from snnpipe.generated import compiled
 from snnpipe.kernels.statistic import unpadded
-from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.kernels.threshold import Threshold
 from snnpipe.options import FLAG, TEXT, function, optional
+from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.batches import BATCHES, DEVICE, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrumented, warn_siteless
 from snnpipe.state import ConversionState, Event, Levels, Site
 from snnpipe.text import remembered
-
-#: Keys under which a dictionary batch keeps its input, in order of preference.
-INPUT_KEYS = ("input", "image", "images", "img", "x", "data", "pixel_values")
 
 
 @takes(
@@ -39,7 +35,7 @@ INPUT_KEYS = ("input", "image", "images", "img", "x", "data", "pixel_values")
 def calibrate(
     batches: Iterable[Any],
     *,
-    forward: Callable[[nn.Module, Any], Any] | None = None,
+    forward: Forward | None = None,
     mask: str | None = None,
     max_batches: int | None = None,
     progress: bool = False,
@@ -53,9 +49,11 @@ def calibrate(
     A site whose values turn out to be whole numbers is none, and is dropped.
 
     Args:
-        batches: tensors, numpy arrays, ``(x, y)`` (the first item is taken) or dictionaries (``INPUT_KEYS``, or the
-            only value); a model with dictionary or several inputs takes dictionaries with its own keys.
-        forward: ``forward(model, batch)`` calls the model, for any other kind of batch.
+        batches: tensors, numpy arrays, ``(x, y)`` (as many of the first items as the model has inputs) or dictionaries
+            (the inputs by name, or one under ``"image"``, ``"x"``, ``"pixel_values"``, ..., or the only value); a model
+            that reads its input by keys takes dictionaries with these.  Values that it never reads are left alone.
+        forward: ``forward(model, batch)`` calls the model, for any other kind of batch:
+            ``forward=lambda model, batch: model(batch[1])`` for ``(label, image)``.
         mask: the input that says which positions of a sequence count, (B, L), zero where it is padded:
             ``mask="attention_mask"``.  Values of other positions are left out.
         max_batches: stop after so many.
@@ -63,7 +61,8 @@ def calibrate(
         device: where to run; by default where the parameters are.
 
     Raises:
-        CalibrationError: no batch, an empty batch, or NaN or infinity at a site; names both.
+        CalibrationError: no batch, an empty batch, one of another dtype, shape or kind than the network takes, or NaN
+            or infinity at a site; names the batch.
 
     >>> import torch, snnpipe
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
@@ -81,7 +80,7 @@ def _calibrate(
     state: ConversionState,
     *,
     batches: Iterable[Any],
-    forward: Callable[[nn.Module, Any], Any] | None,
+    forward: Forward | None,
     mask: str | None,
     max_batches: int | None,
     progress: bool,
@@ -96,27 +95,23 @@ def _calibrate(
         return state.evolve(Event("calibrate", "", "nothing to measure", "no site needs data"))
     statistic = state.threshold.statistic
     model = _Measuring(state, measured, mask)
-    where = torch.device(device) if device is not None else model.place
-    model = model.to(where)
+    reader = Reader("calibrate", state.graph, model.to(device) if device is not None else model, forward, device)
     totals: dict[str, Any] = dict(state.statistics)
     whole: dict[str, str] = {}
-    count = 0
-    limited = batches if max_batches is None else take(max_batches, batches)
+
+    def measure(number: int, given: dict[str, Any]) -> Any:
+        outputs, found = model(**given)
+        for name, summary in found.items():
+            if isinstance(summary, str):
+                whole[name] = summary
+                continue
+            _check_finite(summary, measured[name], number)
+            merged = statistic.merge(totals[name], summary, **statistic.options) if name in totals else summary
+            totals[name] = merged
+        return outputs
+
     with torch.no_grad():
-        for count, batch in enumerate(tqdm(limited, "calibrate", leave=False, disable=not progress), start=1):
-            for name, summary in model.measure(batch, forward, where, count - 1).items():
-                if isinstance(summary, str):
-                    whole[name] = summary
-                    continue
-                _check_finite(summary, measured[name], count - 1)
-                totals[name] = (
-                    statistic.merge(totals[name], summary, **statistic.options) if name in totals else summary
-                )
-    if count == 0:
-        raise CalibrationError(
-            "calibrate: there was no batch. Is the loader empty, or a generator that was used up before? "
-            "A generator can be read once: pass a list or a DataLoader"
-        )
+        count = reader.each(batches, measure, max_batches, progress)
     floats = {name: site for name, site in measured.items() if name not in whole}
     silent = [site.name for name, site in floats.items() if not bool((totals[name].max > 0).any())]
     events = [Event("calibrate", name, "never fired", "its neurons will stay silent") for name in silent]
@@ -133,14 +128,14 @@ def _calibrate(
 
 
 class _Measuring(nn.Module):
-    """A throwaway copy of the ANN around the state's own tensors that also returns a summary per site."""
+    """A throwaway copy of the ANN around the state's own tensors that returns a summary per site too."""
 
     def __init__(self, state: ConversionState, sites: Mapping[str, Site], mask: str | None) -> None:
         super().__init__()
         at_input = state.threshold.statistic.at == "input"
         graph = fx.Graph()
         env: dict[str, Any] = {}
-        value = reader(graph, env)
+        value = values_of(graph, env)
         masks = [node.name for node in state.graph.inputs if node["name"] == mask]
         summaries: dict[str, Any] = {}
         for node in state.graph:
@@ -152,30 +147,10 @@ class _Measuring(nn.Module):
         graph.output((value(state.graph.output), summaries))
         self.tree = module_tree(state.graph, {key: tensor.detach() for key, tensor in state.params.items()})
         self.run = compiled(graph)
-        self.inputs = tuple(node["name"] for node in state.graph.inputs)
-        self.by_key = any(node.op == "getitem" and isinstance(node["index"], str) for node in state.graph)
         self.home = next((tensor.device for tensor in state.params.values()), torch.device("cpu"))
-        self.place = self.home
-        self.found: dict[str, Any] = {}
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        outputs, self.found = self.run(self.tree, *args, **kwargs)
-        return outputs
-
-    def measure(
-        self, batch: Any, forward: Callable[[nn.Module, Any], Any] | None, device: torch.device, number: int
-    ) -> dict[str, Any]:
-        """Run one batch; the summaries by node name."""
-        self.found = {}
-        if forward is not None:
-            forward(self, batch)
-            if not self.found:
-                raise CalibrationError(f"calibrate: forward(model, batch) did not call the model on batch {number}")
-            return self.found
-        args, kwargs = arguments(batch, self.inputs, by_key=self.by_key, number=number)
-        args, kwargs = zip_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        self(*args, **kwargs)
-        return self.found
+    def forward(self, **given: Any) -> Any:
+        return self.run(self.tree, **given)
 
 
 def _summariser(site: Site, threshold: Threshold) -> Callable[..., Any]:
@@ -193,50 +168,6 @@ def _summariser(site: Site, threshold: Threshold) -> Callable[..., Any]:
             raise CalibrationError(f"calibrate: at site {site.name}, {error}") from error
 
     return summarise
-
-
-def arguments(
-    batch: Any, inputs: tuple[str, ...], *, by_key: bool = False, number: int = 0
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How batch ``number`` of a loader is handed to a model with these ``inputs``.
-
-    ``by_key`` says that the model reads its one input like a dictionary.
-
-    >>> arguments({"x": [1.0], "label": 3}, ("x",))
-    ((tensor([1.]),), {})
-    """
-    if isinstance(batch, Mapping):
-        if by_key:
-            return (_tensor(batch, number),), {}
-        if all(name in batch for name in inputs):
-            return tuple(_tensor(batch[name], number) for name in inputs), {}
-        key = next((key for key in (*INPUT_KEYS, *batch) if key in batch), None)
-        if len(inputs) == 1 and (key in INPUT_KEYS or len(batch) == 1):
-            return (_tensor(batch[key], number),), {}
-        raise CalibrationError(
-            f"calibrate: batch {number} is a dictionary with keys {list(batch)}, the model takes {list(inputs)}; "
-            "say how to call it: calibrate(loader, forward=lambda model, batch: model(batch['...']))"
-        )
-    if isinstance(batch, tuple | list):
-        if not batch:
-            raise CalibrationError(f"calibrate: batch {number} is empty")
-        return tuple(_tensor(item, number) for item in batch[: len(inputs)]), {}
-    return (_tensor(batch, number),), {}
-
-
-def _tensor(value: Any, number: int) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _tensor(item, number) for key, item in value.items()}
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CalibrationError(
-            f"calibrate: batch {number} holds a {type(value).__name__}, which is no tensor; "
-            "say how to call the model: calibrate(loader, forward=lambda model, batch: model(...))"
-        ) from error
-    if tensor.numel() == 0:
-        raise CalibrationError(f"calibrate: batch {number} is empty: a tensor of shape {tuple(tensor.shape)}")
-    return tensor
 
 
 def _check_mask(mask: str, state: ConversionState) -> None:

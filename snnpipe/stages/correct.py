@@ -1,6 +1,6 @@
 r"""Corrections: what T steps get wrong on average, measured on data and put right; no labels, no gradients.
 
-What is measured and changed is said here; ``stages.adjust`` walks the network.
+What is measured and changed is said here; ``stages.adjust`` walks the network, ``stages.adjustment`` asks each neuron.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.ops.lift import has_neurons
 from snnpipe.options import RUN, SCHEDULE, WHOLE, one_of
+from snnpipe.runtime.batches import Forward
 from snnpipe.stage import BoundStage
-from snnpipe.stages.adjust import Adjustment, Seen, adjusted
+from snnpipe.stages.adjust import adjusted
+from snnpipe.stages.adjustment import Adjustment
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.text import remembered
@@ -26,12 +28,18 @@ from snnpipe.text import remembered
 HAS_NEURONS = (lambda state: has_neurons(state.graph), "there are no neurons to correct; put replace before it")
 
 
-def _output_error(seen: Seen) -> Tensor:
-    return seen.a - seen.a_snn
+def _of_output(z: Tensor, a: Tensor, z_snn: Tensor, a_snn: Tensor) -> Tensor:
+    return a - a_snn
 
 
-def _input_error(seen: Seen) -> Tensor:
-    return seen.z - seen.z_snn
+def _of_current(z: Tensor, a: Tensor, z_snn: Tensor, a_snn: Tensor) -> Tensor:
+    return z - z_snn
+
+
+BIAS = Adjustment("shift", "bias", _of_output)
+POTENTIAL = Adjustment("charge", "potential", _of_output)
+CURRENT = Adjustment("shift", "mean current", _of_current)
+SIZE = Adjustment("scale", "size of the events", _of_output)
 
 
 _PER = one_of("channel", "neuron")
@@ -44,14 +52,17 @@ _options = partial(
 @remembered
 def correct_bias(
     batches: Iterable[Any], *, T: int, per: str = "channel", iterations: int = 1, code: Code = RATE,
-    schedule: str = "step", max_batches: int | None = None,
+    schedule: str = "step", forward: Forward | None = None, max_batches: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that adds to each neuron's current what its output lacks on average after T steps.
 
     .. math:: b_c \leftarrow b_c + \mathrm{mean}(a - \hat a_T)
 
-    over samples and positions of channel c; a is the ANN's activation, :math:`\hat a_T` the decoded output.  The state
-    is unchanged; new biases are parameters named ``<neuron>.shift``.
+    over samples and positions of channel c; a is the ANN's activation, :math:`\hat a_T` the decoded output.  The sums
+    are over all the data, so it does not matter how these are batched.  A channel keeps the bias it had where the data
+    say too little, that is where a sample would not be served by the mean of the others, and where the squared error is
+    no smaller with the new one; the history counts them.  The state is unchanged; new biases are parameters named
+    ``<neuron>.shift``.
 
     Args:
         batches: inputs as for ``calibrate``; a few hundred samples do.
@@ -60,66 +71,76 @@ def correct_bias(
         iterations: how often each neuron is adjusted in turn.
         code: the code the network will run under.
         schedule: ``"step"`` or ``"layer"``, as the network will run.
+        forward: as for ``calibrate``.
         max_batches: stop after so many.
+
+    Memory: the events that reach one layer, of all samples at all T steps.
 
     Raises:
         StageError: no neurons yet, or already carried to a code.
-        CalibrationError: no batch.
+        CalibrationError: no batch, one that does not fit the network, or NaN or infinity at a neuron; names the batch.
 
     Reference: Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
     calibration", ICML.
     """
-    return _stage("correct_bias", (("shift", _output_error),) * iterations, batches, T, per, code, schedule,
-                  max_batches)  # fmt: skip
+    return _stage("correct_bias", (BIAS,) * iterations, batches, T, per, code, schedule, forward, max_batches)
 
 
 @_options()
 @remembered
 def correct_potential(
     batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: str = "step",
-    max_batches: int | None = None,
+    forward: Forward | None = None, max_batches: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron before the first step the charge its output lacks on average after T steps.
 
     .. math:: v_0 \leftarrow v_0 + \mathrm{mean}(a - \hat a_T) / w_1
 
-    over the samples, one value per neuron; w_1 is what the first event is worth in the end (1/T under RATE).  New
-    potentials are parameters named ``<neuron>.charge``.
+    over the samples, one value per neuron; w_1 is what the first event is worth in the end (1/T under RATE).  A neuron
+    keeps its potential where ``correct_bias`` would keep its bias.  New ones are parameters named ``<neuron>.charge``.
 
     Args:
-        batches, T, per, code, schedule, max_batches: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches: as for ``correct_bias``.
 
     Reference: as ``correct_bias``.
     """
-    return _stage("correct_potential", (("charge", _output_error),), batches, T, per, code, schedule, max_batches)
+    if code.worth(T)[0] == 0.0:
+        raise StageError(
+            f"correct_potential: under {code} what a neuron starts with is forgotten before it counts; use correct_bias"
+        )
+    return _stage("correct_potential", (POTENTIAL,), batches, T, per, code, schedule, forward, max_batches)
 
 
 @_options()
 @remembered
 def correct_threshold(
     batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: str = "step",
-    max_batches: int | None = None,
+    forward: Forward | None = None, max_batches: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that shifts each neuron's current to the ANN's mean, and scales its events to the ANN's size.
 
     .. math:: z_c \leftarrow z_c + \mathrm{mean}(z - \hat z_T), \qquad
         s_c \leftarrow s_c \, \frac{\sum a \hat a_T}{\sum \hat a_T^2}
 
-    The neuron keeps its threshold; a spike of it is worth a little more or less.
+    The neuron keeps its threshold; a spike of it is worth a little more or less.  A channel keeps its current as
+    ``correct_bias`` would keep its bias.  It keeps the size of its events where the data say too little: where these
+    decode to less than one smallest event, where a sample would not be served by what the others say, and where the
+    factor is not within :math:`[0, 2 \sum_t w_t / \min_t w_t]`, which is what a neuron can lack that
+    rounds to its smallest event, and that all steps but one came too early for.
 
     Args:
-        batches, T, per, code, schedule, max_batches: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches: as for ``correct_bias``.
 
     Reference: after Hao et al. 2025, "Faster and stronger: when ANN-SNN conversion meets parallel spiking
     calculation", ICML, who add the mean error of the output to its threshold; least squares is scale free.
     """
-    return _stage("correct_threshold", (("shift", _input_error), ("scale", _output_error)), batches, T, per, code,
-                  schedule, max_batches)  # fmt: skip
+    return _stage("correct_threshold", (CURRENT, SIZE), batches, T, per, code, schedule, forward, max_batches)
 
 
 def _stage(
-    name: str, adjustment: Adjustment, batches: Any, T: int, per: str, code: Code, schedule: str,
-    max_batches: int | None,
+    name: str, adjustments: tuple[Adjustment, ...], batches: Any, T: int, per: str, code: Code, schedule: str,
+    forward: Forward | None, max_batches: int | None,
 ) -> BoundStage:  # fmt: skip
-    given = {"adjustment": adjustment, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
-    return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given | {"limit": max_batches, "called": name}))
+    given = {"adjustments": adjustments, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
+    given |= {"forward": forward, "limit": max_batches, "called": name}
+    return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))

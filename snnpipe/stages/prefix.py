@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from toolz import take
+import torch
 from torch import Tensor
 
 from snnpipe.codes import Code
 from snnpipe.containers import tensors
-from snnpipe.emit import module_tree
+from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import CalibrationError
 from snnpipe.graph import Graph
 from snnpipe.kernels.temporal import difference
 from snnpipe.ops.sequence import stacked
-from snnpipe.runtime.inputs import bind, part_of
+from snnpipe.runtime.activations import answers
+from snnpipe.runtime.batches import ByName, Forward, Reader
+from snnpipe.runtime.inputs import part_of
 from snnpipe.runtime.layers import layerwise
 from snnpipe.runtime.program import lifted_program
 from snnpipe.runtime.window import of_step
-from snnpipe.stages.calibrate import arguments
+from snnpipe.state import ConversionState
 
 #: ``(inputs by name) -> values``.
 Prefix = Callable[[Mapping[str, Any]], Any]
@@ -55,21 +57,45 @@ def as_events(decoded: Sequence[Any], code: Code) -> Any:
     return stacked([difference(decoded[t - 1] if t else None, now, code.clock(t + 1)) for t, now in enumerate(decoded)])
 
 
-def bound(graph: Graph, batches: Iterable[Any], called: str, limit: int | None) -> list[dict[str, Any]]:
+def bound(
+    state: ConversionState, batches: Iterable[Any], called: str, limit: int | None, forward: Forward | None = None
+) -> list[dict[str, Any]]:
     """All batches, as inputs by name.
 
     Raises:
-        CalibrationError: there is none.
+        CalibrationError: there is none, or one that is none of inputs; names it.
     """
-    names = tuple(node["name"] for node in graph.inputs)
-    limited = batches if limit is None else take(limit, batches)
-    found = []
-    for number, batch in enumerate(limited):
-        args, kwargs = arguments(batch, names, number=number)
-        found.append(bind(graph, args, kwargs))
-    if not found:
-        raise CalibrationError(f"{called}: there was no batch. Is the loader empty, or a generator that was used up?")
+    root = module_tree(state.graph, detached(state.params))
+    found: list[dict[str, Any]] = []
+
+    def keep(number: int, given: dict[str, Any]) -> Any:
+        found.append(given)
+        return None if forward is None else answers(state.graph)(root, given)
+
+    with torch.no_grad():
+        Reader(called, state.graph, root, forward).each(batches, keep, limit)
     return found
+
+
+def read_by_name(state: ConversionState, batches: Iterable[Any], called: str, forward: Forward) -> ByName:
+    """The batches as dictionaries of the model's inputs, each read by ``forward`` when it is asked for."""
+    root, answer = module_tree(state.graph, detached(state.params)), answers(state.graph)
+    return ByName(batches, Reader(called, state.graph, root, forward), lambda given: answer(root, given))
+
+
+def check_currents(found: Mapping[str, tuple[Tensor, Tensor]], graph: Graph, called: str, number: int) -> None:
+    """Complain of a neuron whose current is no number in batch ``number``; ``found`` is what ``activations`` gives."""
+    for name, (z, _) in found.items():
+        check_current(z, neuron_path(graph[name]), called, number)
+
+
+def check_current(z: Tensor, path: str, called: str, number: int) -> None:
+    """Complain of NaN or infinity in the current of the neuron at ``path``."""
+    if not bool(torch.isfinite(z).all()):
+        raise CalibrationError(
+            f"{called}: NaN or infinity in the current of {path} in batch {number}; look for it in the data, or in the "
+            "weights of the layers before"
+        )
 
 
 def split(given: dict[str, Any], size: int) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.stages.static import with_static
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import Configured
 
@@ -56,6 +57,7 @@ def trace(
     inputs: tuple[str, ...] | None = None,
     constants: Mapping[str, Any] = EMPTY,
     leaves: tuple[type[nn.Module], ...] = (),
+    static: tuple[str, ...] = (),
     unsafe_share: bool = False,
 ) -> Any:
     """Turn a model into a ``ConversionState``; the model is unchanged, in value and in mode.
@@ -75,6 +77,8 @@ def trace(
         inputs: the arguments of ``forward`` that are network inputs; by default those without a default value.
         constants: values for other arguments of ``forward``, such as flags; by default their default values.
         leaves: module classes to keep as one call (because their ``forward`` cannot be followed).
+        static: inputs that do not change in time though they are floats (masks, time steps, conditioning); ``sequence``
+            and ``step`` take them as the ANN does, without a time axis.  Whole numbers and booleans never change.
         unsafe_share: use the model's own tensors instead of copies.  The state then changes when the model does.
 
     Returns:
@@ -97,6 +101,7 @@ def trace(
             "inputs": inputs,
             "constants": constants,
             "leaves": leaves,
+            "static": static,
             "unsafe_share": unsafe_share,
         }
         return Configured(trace, example=example, **options)
@@ -119,4 +124,6 @@ def trace(
             how, note = "traced by torch.export", f"{note}; {shapes}"
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
-    return ConversionState(lowered.graph, lowered.params, history=(Event("trace", name, how, note),))
+    return ConversionState(
+        with_static(lowered.graph, static), lowered.params, history=(Event("trace", name, how, note),)
+    )

@@ -24,11 +24,12 @@ from snnpipe.graph import Graph, Node, Param, Ref, refs, unique_name
 from snnpipe.options import FLAG, RUN, SCHEDULE, WHOLE, number
 from snnpipe.rules.axes import LAYER_AXIS
 from snnpipe.runtime.activations import activations
+from snnpipe.runtime.batches import Forward, fitting
 from snnpipe.stage import BoundStage
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.prefix import Prefix, as_events, at_once, bound, detached, every_step, split
+from snnpipe.stages.prefix import Prefix, as_events, at_once, bound, check_currents, detached, every_step, split
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import remembered
 
@@ -42,7 +43,7 @@ _RATE = number("must be a positive number, at most 1000", lambda value: 0 < valu
 @remembered
 def correct_weights(
     batches: Iterable[Any], *, T: int, code: Code = RATE, schedule: str = "step", epochs: int = 2, lr: float = 1e-2,
-    batch_size: int = 32, max_batches: int | None = None, progress: bool = False,
+    batch_size: int = 32, forward: Forward | None = None, max_batches: int | None = None, progress: bool = False,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that trains the weights before each neuron so that it answers what the ANN has there; no labels.
 
@@ -63,6 +64,7 @@ def correct_weights(
         epochs: passes over the batches for each layer.
         lr: step size of Adam relative to the root mean square of each tensor; falls to 0 along a half cosine.
         batch_size: samples of a gradient step; batches that are larger are split.
+        forward: as for ``calibrate``.
         max_batches: read no more than so many.
         progress: show a progress bar.
 
@@ -71,24 +73,27 @@ def correct_weights(
     Raises:
         StageError: no neurons yet, already carried to a code, neurons without a surrogate gradient, or an option that
             is no positive number.
-        CalibrationError: no batch.
+        CalibrationError: no batch, one that does not fit the network, or NaN or infinity at a neuron; names the batch.
 
     Reference: after Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
     calibration", ICML (the advanced pipeline, which trains for the mean of the events).
     """
     given = {"batches": batches, "T": T, "code": code, "schedule": schedule, "epochs": epochs, "lr": lr}
-    given |= {"batch_size": batch_size, "limit": max_batches, "progress": progress}
+    given |= {"batch_size": batch_size, "forward": forward, "limit": max_batches, "progress": progress}
     return BoundStage(_correct_weights, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
 
 
 def _correct_weights(
     state: ConversionState, *, batches: Iterable[Any], T: int, code: Code, schedule: str, epochs: int, lr: float,
-    batch_size: int, limit: int | None, progress: bool,
+    batch_size: int, forward: Forward | None, limit: int | None, progress: bool,
 ) -> ConversionState:  # fmt: skip
-    whole = bound(state.graph, batches, "correct_weights", limit)
-    inputs = [part for given in whole for part in split(given, batch_size)]
+    whole = bound(state, batches, "correct_weights", limit, forward)
     graph, params, events = state.graph, dict(state.params), list[Event]()
     ann, original = activations(graph), module_tree(graph, detached(params))
+    for batch, given in enumerate(whole):
+        with fitting("correct_weights", batch, given, original), torch.no_grad():
+            check_currents(ann(original, given), graph, "correct_weights", batch)
+    inputs = [part for given in whole for part in split(given, batch_size)]
     done: set[str] = set()
     neurons = [node.name for node in graph if node.op == "encode"]
     for name in tqdm(neurons, "correct_weights", leave=False, disable=not progress):

@@ -1,0 +1,76 @@
+r"""What data say of a correction, and whether they say enough: least squares with a witness.
+
+A correction c of an error e by a regressor r minimises :math:`\sum (e - c\,r)^2`; so :math:`c = \sum e r / \sum r^2`.
+It is kept where it also helps the samples it was not measured on: with :math:`c_{-b}` the estimate without sample b,
+
+.. math:: \sum_b \sum_{i \in b} (e_i - c_{-b} r_i)^2 < \sum_i e_i^2 .
+
+All of it follows from two sums for each sample, so it does not matter how the data are batched.
+
+Knows tensors; nothing of neurons or networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def per_sample(x: Tensor, axis: int | None, *, each: bool = False) -> Tensor:
+    """Sums over the positions of each channel of each sample, (B, C), in float64; ``each``: of each neuron, (B, ...).
+
+    Args:
+        x: (B, ...).
+        axis: the channel axis, ``None`` for one channel.
+        each: a neuron is a channel of its own.
+
+    >>> per_sample(torch.ones(2, 3, 4, 4), axis=1).shape
+    torch.Size([2, 3])
+    """
+    x = (x if x.ndim else x.reshape(1)).double()
+    if each:
+        return x.flatten(1) if x.ndim > 1 else x[:, None]
+    if axis is None:
+        return x.flatten(1).sum(1, keepdim=True) if x.ndim > 1 else x[:, None]
+    x = x.movedim(axis, -1)
+    return x.flatten(1, -2).sum(1) if x.ndim > 2 else x.reshape(-1, x.shape[-1])
+
+
+def estimate(cross: Tensor, power: Tensor, least: Tensor | float) -> tuple[Tensor, Tensor]:
+    """The correction of each channel, and whether there is evidence for it, (C,).
+
+    Args:
+        cross: ``sum e r`` for each sample, (N, C).
+        power: ``sum r^2`` for each sample.
+        least: the power below which a regressor is none.
+
+    >>> one_event = torch.tensor([[0.0], [0.5], [0.0]])
+    >>> estimate(20 * one_event, one_event, 0.1)
+    (tensor([20.]), tensor([False]))
+    >>> estimate(2 * torch.ones(3, 1), torch.ones(3, 1), 0.1)
+    (tensor([2.]), tensor([True]))
+    """
+    whole = power.sum(0)
+    found = torch.where(whole >= least, cross.sum(0) / whole, 0.0)
+    rest = whole - power
+    without = torch.where(rest >= least, (cross.sum(0) - cross) / rest, 0.0)
+    gained = (without * (2 * cross - without * power)).sum(0)
+    return found, gained > 0
+
+
+def decoded(events: Tensor, worth: Sequence[float]) -> Tensor:
+    """What events (T, ...) decode to, ``sum_t w_t x_t``, and 0 where no more than rounding is left of them.
+
+    Each event is off by its own rounding, and a sum of T products, made in float32 at least, by T of its own.
+
+    >>> decoded(torch.tensor([0.1, 0.2, -0.3]), (1 / 3,) * 3)
+    tensor(0.)
+    """
+    wide = events.to(torch.promote_types(events.dtype, torch.float32))
+    weights = torch.tensor(worth, dtype=wide.dtype, device=wide.device).reshape(-1, *[1] * (wide.ndim - 1))
+    weighed = weights * wide
+    found = weighed.sum(0)
+    rounding = torch.finfo(events.dtype).eps + len(worth) * torch.finfo(wide.dtype).eps
+    return found.masked_fill(found.abs() <= rounding * weighed.abs().sum(0), 0.0)

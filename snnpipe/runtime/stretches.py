@@ -1,0 +1,77 @@
+"""The network cut at its neurons, so that all the data can reach one neuron before any of it goes on to the next.
+
+A *stretch* computes a neuron's current from what the neurons before it have sent.  What a batch has met on its way
+and somebody further on reads is carried along; everything else is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
+from operator import or_
+from typing import Any
+
+import attrs
+from torch import Tensor, nn
+
+from snnpipe.codes import Clock, Code
+from snnpipe.generated import compiled
+from snnpipe.graph import Graph, Node, Ref, refs
+from snnpipe.runtime.window import Window
+
+
+@attrs.frozen(eq=False)
+class Stretch:
+    """The way to one neuron.
+
+    Attributes:
+        neuron: its ``encode`` node.
+        timed: whether its current has a leading time axis, (T, B, ...), or is the same at every step, (B, ...).
+        run: the generated function.
+    """
+
+    neuron: Node
+    timed: bool
+    run: Callable[..., Any]
+
+    def __call__(
+        self, root: nn.Module, clocks: Sequence[Clock], values: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The neuron's current and what is left to carry, by node name; what it sends is to be added to that.
+
+        Args:
+            root: the module that holds the tensors.
+            clocks: the code at each step.
+            values: what was carried so far; at first the inputs.
+        """
+        current, carried = self.run(root, clocks, {}, {}, values)
+        return current, carried
+
+
+def stretches(graph: Graph, code: Code, *, over_time: bool) -> tuple[Stretch, ...]:
+    """The ways from neuron to neuron, in the order of the graph.
+
+    Args:
+        graph: of the ANN, or lifted for inputs that do not change.
+        code: the neural code.
+        over_time: whether neurons send events, (T, B, ...), or, as the ANN's activations do, one value, (B, ...).
+    """
+    known = {node.name for node in graph.inputs}
+    parts: list[tuple[Node, list[Node], set[str]]] = []
+    for neuron in [node for node in graph if node.op == "encode"]:
+        wanted = graph.ancestors(refs(neuron["input"])) - known
+        part = [node for node in graph if node.name in wanted]
+        parts.append((neuron, part, set(refs([neuron["input"], *(node.operands for node in part)]))))
+        known |= wanted | {neuron.name}
+    later = list(accumulate((reads for _, _, reads in reversed(parts)), or_, initial=set[str]()))[-2::-1]
+    known, timed, found = {node.name for node in graph.inputs}, set[str](), list[Stretch]()
+    for (neuron, part, _), read_later in zip(parts, later, strict=True):
+        section = Window(graph, {name: ("inputs", name) for name in known}, timed, code)
+        section.add(part)
+        known |= {node.name for node in part}
+        carried = {name: section.value(Ref(name)) for name in sorted(known & read_later)}
+        section.target.output((section.value(neuron["input"]), carried))
+        found.append(Stretch(neuron, any(name in timed for name in refs(neuron["input"])), compiled(section.target)))
+        known.add(neuron.name)
+        timed |= {neuron.name} if over_time else set()
+    return tuple(found)

@@ -1,0 +1,171 @@
+"""One neuron while it is adjusted: what it sends, what it lacks, and how much of that an adjustment may mend.
+
+Knows the data of one neuron; the network around it is ``stages.adjust``'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor
+
+from snnpipe.codes import Code
+from snnpipe.emit import neuron_path
+from snnpipe.errors import CalibrationError
+from snnpipe.graph import Node
+from snnpipe.kernels.codebook import Codebook
+from snnpipe.kernels.evidence import decoded, estimate, per_sample
+from snnpipe.kernels.statistic import along
+from snnpipe.kernels.temporal import constant
+from snnpipe.runtime.window import fired
+
+
+@attrs.frozen(eq=False)
+class Seen:
+    """One neuron on one batch.
+
+    Attributes:
+        z, a: the ANN's current and activation, (B, ...).
+        current: what the neuron is given at each step, (T, B, ...); (B, ...) if that is the same at every step, or if
+            the neuron waits for all of it and this is what it decodes to.
+    """
+
+    z: Tensor
+    a: Tensor
+    current: Tensor
+
+
+@attrs.frozen
+class Adjustment:
+    """What of a neuron is adjusted, and what for.
+
+    Attributes:
+        key: ``"shift"``, a constant added to its current; ``"charge"``, one more event that it is given before the
+            first step; ``"scale"``, a factor of its output.
+        name: what a report calls it.
+        lacking: ``lacking(z, a, z_T, a_T)``, whose mean is made up for (``shift``, ``charge``); z_T and a_T are the
+            decoded current and output.  A scale always makes up for ``a - a_T``.
+    """
+
+    key: str
+    name: str
+    lacking: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class Neuron:
+    """A neuron that is given all its data again and again.
+
+    Args:
+        node: its ``encode`` node.
+        module: what runs it.
+        code, T: the run.
+        per: ``"channel"`` or ``"neuron"``, what has an adjustment of its own.
+        timed: whether its current has a time axis.
+        waits: whether it is given its whole decoded current at once.
+    """
+
+    def __init__(self, node: Node, module: Any, code: Code, T: int, per: str, *, timed: bool, waits: bool) -> None:
+        self.node, self.path, self.module, self.per = node, neuron_path(node), module, per
+        self.timed, self.waits = timed, waits
+        self.clocks = [code.clock(t) for t in range(1, T + 1)]
+        self.worth = code.worth(T)
+        self.least = min(w for w in self.worth if w > 0)
+
+    def given(self, current: Tensor, own: dict[str, Tensor]) -> Tensor:
+        """The current at each step, (T, B, ...), with what is adjusted so far."""
+        if self.waits:
+            current = torch.stack([constant(current, clock) for clock in self.clocks])
+        elif not self.timed:
+            current = current.expand(len(self.clocks), *current.shape)
+        if "shift" in own:
+            pairs = zip(current, self.clocks, strict=True)
+            current = torch.stack([z + constant(own["shift"], clock) for z, clock in pairs])
+        return torch.cat([current[:1] + own["charge"], current[1:]]) if "charge" in own else current
+
+    def sent(self, current: Tensor, own: dict[str, Tensor]) -> Tensor:
+        """The events (T, B, ...)."""
+        events, _ = fired(self.module, None, self.given(current, own), self.clocks, True)
+        return own["scale"] * events if "scale" in own else events
+
+    def adjusted(
+        self, adjustments: Sequence[Adjustment], seen: Sequence[Seen]
+    ) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
+        """What is adjusted, by key, and words for it; made in order, the neuron runs anew after each."""
+        own: dict[str, Tensor] = {}
+        notes: list[tuple[str, str]] = []
+        for adjustment in adjustments:
+            change, evident, before = self._estimated(adjustment, seen, own)
+            kept = evident
+            if adjustment.key != "scale":  # least squares never add to the error that they minimise
+                after = self._error(seen, self._with(own, adjustment.key, change, seen[0].a))
+                kept = evident & (after < before)
+            change = torch.where(kept, change, 0.0)
+            own = self._with(own, adjustment.key, change, seen[0].a)
+            notes.append(self._note(adjustment, change, evident, kept))
+        return own, notes
+
+    def _estimated(
+        self, adjustment: Adjustment, seen: Sequence[Seen], own: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The change of each channel, whether there is evidence for it, and the error without it."""
+        cross, power, errors = list[Tensor](), list[Tensor](), list[Tensor]()
+        scales = adjustment.key == "scale"
+        for batch in seen:
+            z, a = (decoded(x, self.worth) for x in (self.given(batch.current, own), self.sent(batch.current, own)))
+            lacking = batch.a - a if scales else adjustment.lacking(batch.z, batch.a, z, a)
+            regressor = a if scales else torch.ones_like(a)
+            cross.append(self._sums(lacking * regressor))
+            power.append(self._sums(regressor.square()))
+            errors.append(self._sums((batch.a - a).square()))
+        least = self._smallest(cross[0].shape[1]).square() if scales else 0.5
+        change, evident = estimate(self._together(cross), self._together(power), least)
+        if scales:
+            evident &= (change >= -1) & (change <= 2 * sum(self.worth) / self.least - 1)
+        if adjustment.key == "charge":
+            change = change / self.worth[0]
+        return change, evident, _total(errors)
+
+    def _error(self, seen: Sequence[Seen], own: dict[str, Tensor]) -> Tensor:
+        """The squared error of the output, by channel."""
+        answers = [(batch.a, decoded(self.sent(batch.current, own), self.worth)) for batch in seen]
+        return _total([self._sums((a - a_snn).square()) for a, a_snn in answers])
+
+    def _with(self, own: dict[str, Tensor], key: str, change: Tensor, like: Tensor) -> dict[str, Tensor]:
+        change = change.to(like.dtype)
+        change = change.reshape(like.shape[1:]) if self.per == "neuron" else along(change, like.ndim, self.node["axis"])
+        if key == "scale":
+            return own | {key: (1 + change) * own.get(key, 1.0)}
+        return own | {key: change + own.get(key, 0.0)}
+
+    def _sums(self, x: Tensor) -> Tensor:
+        return per_sample(x, self.node["axis"], each=self.per == "neuron")
+
+    def _together(self, sums: list[Tensor]) -> Tensor:
+        if len({found.shape[1] for found in sums}) > 1:
+            raise CalibrationError(
+                f'{self.path}: batches of different sizes have no neurons in common; use per="channel", or give all '
+                "inputs one size"
+            )
+        return torch.cat(sums)
+
+    def _smallest(self, channels: int) -> Tensor:
+        """The decoded value of the smallest event, sent when it is worth least."""
+        theta, book = self.module.threshold.double(), self.module.neuron.options.get("codebook")
+        smallest = (book.smallest(theta) if isinstance(book, Codebook) else theta).flatten()
+        return self.least * (smallest if smallest.numel() in (1, channels) else smallest.min())
+
+    def _note(self, adjustment: Adjustment, change: Tensor, evident: Tensor, kept: Tensor) -> tuple[str, str]:
+        kind = "channels" if self.per == "channel" else "neurons"
+        left = {"no evidence": int((~evident).sum()), "no better with it": int((evident & ~kept).sum())}
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left.items() if count)
+        size = change[kept].abs().mean() if bool(kept.any()) else torch.zeros(())
+        action = f"{adjustment.name} of {int(kept.sum())} {kind} corrected"
+        total = sum(left.values())
+        return action, f"by {size:.3g} on average" + (f", {total} left ({reasons})" if total else "")
+
+
+def _total(errors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([found.sum(0) for found in errors]).sum(0)
