@@ -145,7 +145,7 @@ def test_gradients_flow_and_are_those_of_the_ann(data, net):
     assert x_seq.grad is not None
     assert all((g - x.grad).abs().max() <= bound for g in x_seq.grad)
     for key, p in net.named_parameters():
-        found = shared.get(f"weights.{key}")
+        found = shared.get(key)
         if p.grad is not None and found is not None:
             scale = 1 + p.grad.abs().max().item()
             assert found.grad is not None, key
