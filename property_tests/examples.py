@@ -17,9 +17,10 @@ class T:
     """Stands for a tensor of this shape, drawn anew for every test."""
 
     shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float64
 
-    def __init__(self, *shape: int) -> None:
-        self.__attrs_init__(shape)
+    def __init__(self, *shape: int, dtype: torch.dtype = torch.float64) -> None:
+        self.__attrs_init__(shape, dtype)
 
 
 MASK = torch.tensor([True, False, True])
@@ -172,4 +173,4 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
 
 
 def tensor(shape: T, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape.shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape.shape, generator=generator, dtype=torch.float64).to(shape.dtype)

@@ -16,7 +16,8 @@ from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph
 from snnpipe.kernels import temporal
-from snnpipe.kernels.temporal import difference, zip_leaves
+from snnpipe.kernels.precision import narrowed
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.encoding import Encoding, constant
@@ -51,6 +52,7 @@ class State:
         statics: what was computed once.
         decoded: the output decoded so far, ``None`` before the first step.
         shapes: of the tensors of the first step, which all steps share.
+        sent: what the output's events so far decode to: ``decoded``, but for the rounding of events below float32.
     """
 
     t: int
@@ -58,6 +60,7 @@ class State:
     statics: FrozenMap[str, Any]
     decoded: Any
     shapes: tuple[Any, ...] = ()
+    sent: Any = None
 
 
 class SpikingNetwork(nn.Module):
@@ -176,11 +179,13 @@ class SpikingNetwork(nn.Module):
                 now = given | {name: encoded(given[name], encode, clock) for name in moving}
                 check_shapes(now, self.graph)
             cells, frontier = self._call(run.step, clock, cells, statics, now)
+            total = {name: cells.get(name, value) for name, value in frontier.items()}  # sums in full precision
             if t == delay:
-                early = frontier
+                early = total
             elif t > delay > 0:
                 kept *= clock.alpha
-                frontier = temporal.since(early, frontier, kept) if t in at else frontier
+                if t in at:
+                    frontier = temporal.zip_leaves(narrowed, temporal.since(early, total, kept), frontier)
             if t in at:
                 yield self._call(run.read, statics, frontier, now)
 
@@ -206,8 +211,8 @@ class SpikingNetwork(nn.Module):
         run = self._program(sequences(given))
         cells, frontier = self._call(run.step, clock, state.cells, state.statics, given)
         decoded = self._call(run.read, state.statics, frontier, given)
-        after = State(clock.t, FrozenMap(cells), state.statics, decoded, shapes)
-        return after, _as_events(state.decoded, decoded, clock)
+        events, sent = _as_events(state.sent, decoded, clock)
+        return State(clock.t, FrozenMap(cells), state.statics, decoded, shapes, sent), events
 
     def sequence(self, *inputs: Any, **named: Any) -> Any:
         """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state.
@@ -225,16 +230,15 @@ class SpikingNetwork(nn.Module):
         check_shapes(given | {name: map_leaves(itemgetter(0), given[name]) for name in moving}, self.graph)
         run, statics = self._prepared(given, moving)
         cells: Mapping[str, Any] = {}
-        decoded, events = None, []
+        sent, events = None, []
         for first in range(0, length, CHUNK):
             part = slice(first, min(first + CHUNK, length))
             clocks = [self.code.clock(t + 1) for t in range(part.start, part.stop)]
             now = given | {name: map_leaves(itemgetter(part), given[name]) for name in moving}
             cells, outputs = self._call(run.window, clocks, cells, statics, now)
             for t, clock in enumerate(clocks):
-                after = of_step(outputs, t)
-                events.append(_as_events(decoded, after, clock))
-                decoded = after
+                made, sent = _as_events(sent, of_step(outputs, t), clock)
+                events.append(made)
         return _stacked(events)
 
     def _program(self, sequences: frozenset[str]) -> Program:
@@ -299,14 +303,15 @@ def _hide_prefix(module: nn.Module, incompatible: Any) -> None:
         keys[:] = [key.replace("weights.", "", 1) for key in keys]
 
 
-def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
-    """Events of a decoded output; what is no float (class indices) is passed on as it stands."""
+def _as_events(sent: Any, decoded: Any, clock: Clock) -> tuple[Any, Any]:
+    """Events of a decoded output, and what they decode to; what is no float (class indices) is passed on as it is."""
 
     def one(now: Any, then: Any = None) -> Any:
         coded = isinstance(now, Tensor) and (now.is_floating_point() or now.is_complex())
-        return difference(then, now, clock) if coded else now
+        return temporal.difference(then, now, clock) if coded else now
 
-    return zip_leaves(one, decoded) if before is None else zip_leaves(one, decoded, before)
+    events = zip_leaves(one, decoded) if sent is None else zip_leaves(one, decoded, sent)
+    return events, temporal.after(sent, decoded, events, clock)
 
 
 def _stacked(outputs: list[Any]) -> Any:

@@ -14,10 +14,10 @@ from snnpipe.emit import compiled
 from snnpipe.frozen import map_leaves, thaw
 from snnpipe.graph import Graph, refs
 from snnpipe.ops.lift import TEMPORAL, is_source, lift
-from snnpipe.runtime.section import Steps
+from snnpipe.runtime.section import STATEFUL, Steps
 from snnpipe.runtime.window import Window
 
-_STATEFUL = frozenset({"encode", "accumulate", "difference"})
+_STATEFUL = frozenset({"encode", *STATEFUL})
 
 
 @attrs.frozen(eq=False)
