@@ -18,9 +18,10 @@ class T:
     """Stands for a tensor of this shape, drawn anew for every test."""
 
     shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float64
 
-    def __init__(self, *shape: int) -> None:
-        self.__attrs_init__(shape)
+    def __init__(self, *shape: int, dtype: torch.dtype = torch.float64) -> None:
+        self.__attrs_init__(shape, dtype)
 
 
 class Pair(NamedTuple):
@@ -182,4 +183,4 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
 
 
 def tensor(shape: T, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape.shape, generator=generator, dtype=torch.float64)
+    return torch.randn(shape.shape, generator=generator, dtype=torch.float64).to(shape.dtype)

@@ -25,6 +25,7 @@ from snnpipe.kernels import temporal
 from snnpipe.ops.lift import TEMPORAL, Case, Form, Placement
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.ops.table import OPS
+from snnpipe.runtime.section import STATEFUL
 
 
 @attrs.define
@@ -136,13 +137,11 @@ class Run:
         given = self.value(node["input"])
         if node.op == "constant":
             self.values[node.name] = temporal.constant(given, clock, self.value(node.get("like")))
-        elif node.op == "accumulate":
+            return
+        if node.op == "accumulate":
             tally.ac += total(self.spikes_of(node["input"]))
-            self.values[node.name] = temporal.accumulate(self.cells.get(node.name), given, clock)
-            self.cells[node.name] = self.values[node.name]
-        else:
-            self.values[node.name] = temporal.difference(self.cells.get(node.name), given, clock)
-            self.cells[node.name] = given
+        made = STATEFUL[node.op](self.cells.get(node.name), given, clock)
+        self.values[node.name], self.cells[node.name] = made
 
     def _operate(self, node: Node, tally: Tally) -> None:
         op, place, given = OPS[node.op], self.placed[node.name], self.value(node.operands)

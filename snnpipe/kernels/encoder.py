@@ -21,6 +21,7 @@ from snnpipe.codes import Clock
 from snnpipe.errors import StageError
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.levels import Bound
+from snnpipe.kernels.precision import narrowed, wide
 
 #: What to write where events of both signs are needed.
 TWO_SIDED = "write cascade(n=4), one_of_n(n=4), signed_memory(), graded() or burst(two_sided=True)"
@@ -53,7 +54,7 @@ def encode(
     Args:
         state: as from ``encode_init``.
         z: current (B, ...).
-        theta: threshold, broadcasting against ``z``.
+        theta: threshold, broadcasting against ``z``, in the dtype of the state; events have that of ``z``.
         clock: the code at this step.
         codebook: what an event can be.
         v_init: initial potential in smallest events.
@@ -69,14 +70,15 @@ def encode(
     """
     smallest = codebook.smallest(theta)
     v, sent = state if codebook.remembers(signed, cap is not None) else (state, None)
+    z, like = wide(z), z
     m = v + z if clock.gain == 1.0 else v_init * smallest + clock.gain * (v - v_init * smallest) + z
     if sent is None:
         q = codebook.choose(m, smallest, codebook.low, codebook.high)
-        s = q * smallest
+        s = narrowed(q * smallest, like)
         return (_less(m, s) if v_reset is None else (1 - q.detach()) * m + q.detach() * (v_reset * theta)), s
     sent = _carried(sent, clock)
     q = codebook.choose(m, smallest, *codebook.room(sent, smallest, a=clock.a, signed=signed, cap=cap))
-    s = q * smallest
+    s = narrowed(q * smallest, like)
     return (_less(m, s), sent + q), s
 
 

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from snnpipe.codes import Clock
 from snnpipe.containers import opened
 from snnpipe.frozen import FrozenList, FrozenMap, is_namedtuple
+from snnpipe.kernels.precision import is_narrow, narrowed, wide
 
 
 def constant(value: Any, clock: Clock, like: Any = None) -> Any:
@@ -31,31 +33,71 @@ def constant(value: Any, clock: Clock, like: Any = None) -> Any:
     return zip_leaves(lambda c: _scale(c, clock.kappa, like), value)
 
 
-def accumulate(decoded: Any, events: Any, clock: Clock) -> Any:
-    """Decode: ``X_t = alpha_t X_{t-1} + a_t x_t``; ``decoded`` is ``None`` before the first step (X_0 = 0).
+def accumulate(total: Any, events: Any, clock: Clock) -> tuple[Any, Any]:
+    """Decode: ``X_t = alpha_t X_{t-1} + a_t x_t``; ``total`` is ``None`` before the first step (X_0 = 0).
+
+    Returns:
+        X_t in the dtype of the events, and the next ``total``: X_t in float32 at least.
 
     >>> from snnpipe.codes import RATE
-    >>> x1 = accumulate(None, torch.tensor(1.0), RATE.clock(1))
-    >>> accumulate(x1, torch.tensor(0.0), RATE.clock(2))
-    tensor(0.5000)
+    >>> _, total = accumulate(None, torch.tensor(1.0), RATE.clock(1))
+    >>> accumulate(total, torch.tensor(0.0), RATE.clock(2))
+    (tensor(0.5000), tensor(0.5000))
     """
-    if decoded is None:
-        return zip_leaves(lambda x: clock.a * x if _moves(x) else x, events)
-    return zip_leaves(lambda X, x: clock.alpha * X + clock.a * x if _moves(x) else x, decoded, events)
+    if total is None:
+        total = zip_leaves(lambda x: clock.a * wide(x) if _moves(x) else x, events)
+    else:
+        total = zip_leaves(lambda x, X: clock.alpha * X + clock.a * wide(x) if _moves(x) else x, events, total)
+    return zip_leaves(lambda X, x: narrowed(X, x) if _moves(x) else x, total, events), total
 
 
-def difference(before: Any, decoded: Any, clock: Clock) -> Any:
-    """Encode without loss: ``y_t = (Y_t - alpha_t Y_{t-1}) / a_t``; ``before`` is ``None`` when t = 1 (Y_0 = 0).
+def difference(sent: Any, decoded: Any, clock: Clock) -> Any:
+    """Encode without loss: ``y_t = (Y_t - alpha_t Y_{t-1}) / a_t``; ``sent`` is ``None`` when t = 1 (Y_0 = 0).
 
-    Accumulating the result gives ``decoded`` back, whatever ``before`` was (telescoping); so an operator f runs
-    exactly under any code as ``difference(f(accumulate(x)))``.
+    Accumulating the result gives ``decoded`` back, whatever was before (telescoping); so an operator f runs exactly
+    under any code as ``difference(f(accumulate(x)))``.  ``after`` is the ``sent`` of the next step.
     """
-    if before is None:
-        return zip_leaves(lambda Y: Y / clock.a, decoded)
-    return zip_leaves(lambda Y, Y_before: _change(Y, Y_before, clock.alpha) / clock.a, decoded, before)
+    if sent is None:
+        return zip_leaves(lambda Y: _sendable(wide(Y) / clock.a, Y), decoded)
+    return zip_leaves(lambda Y, S: _sendable(_change(wide(Y), S, clock.alpha) / clock.a, Y), decoded, sent)
 
 
-def since(early: Any, decoded: Any, kept: float) -> Any:
+def after(sent: Any, decoded: Any, events: Any, clock: Clock) -> Any:
+    """What all ``events`` up to now decode to, those of ``difference(sent, decoded)`` the newest: Y_t.
+
+    Events of a dtype below float32 are rounded; what they decode to is then not quite Y_t, and what is lacking is made
+    up for at the next step.  So their rounding errors do not add up.
+    """
+
+    def one(Y: Any, y: Any, S: Any = None) -> Any:
+        return accumulate(S, y, clock)[1] if is_narrow(y) else Y
+
+    return zip_leaves(one, decoded, events, *(() if sent is None else (sent,)))
+
+
+def followed(sent: Tensor | None, decoded: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
+    """The events for a neuron that is to follow a decoded value, and what they decode to.
+
+    Where ``decoded`` is no finite number, what was sent stays.  As soon as it is one, the difference to what was sent
+    is finite too; a membrane that NaN or infinity has entered never forgets it.
+
+    >>> from snnpipe.codes import TD
+    >>> events, sent = followed(None, torch.tensor([1.0, torch.nan]), TD.clock(1))
+    >>> events, followed(sent, torch.tensor([1.0, 3.0]), TD.clock(2))[0]
+    (tensor([1., 0.]), tensor([0., 3.]))
+    """
+    Y = held(sent, decoded)
+    y = _sendable((wide(Y) if sent is None else wide(Y) - clock.alpha * sent) / clock.a, Y)
+    return y, after(sent, Y, y, clock)
+
+
+def held(sent: Tensor | None, decoded: Tensor) -> Tensor:
+    """The decoded value where it is a finite number, and what was sent (0 before the first step) where it is not."""
+    Y = decoded if decoded.is_floating_point() or decoded.is_complex() else decoded.to(torch.get_default_dtype())
+    return torch.where(Y - Y == 0, Y, 0.0 if sent is None else narrowed(sent, Y))
+
+
+def since(early: Any, total: Any, kept: float) -> Any:
     """What the events after an earlier step decode to alone: ``(X_t - p X_d) / (1 - p)``, p = alpha_{d+1} ... alpha_t.
 
     ``X_t = p X_d + (what came since)``, and of a constant, c, what came since is ``(1 - p) c``.  What is no float (a
@@ -66,9 +108,9 @@ def since(early: Any, decoded: Any, kept: float) -> Any:
     """
 
     def one(X: Any, X_d: Any) -> Any:
-        return _change(X, X_d, kept) / (1.0 - kept) if isinstance(X, torch.Tensor) and X.is_floating_point() else X
+        return _change(X, X_d, kept) / (1.0 - kept) if isinstance(X, Tensor) and X.is_floating_point() else X
 
-    return zip_leaves(one, decoded, early)
+    return zip_leaves(one, total, early)
 
 
 def zip_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -109,6 +151,14 @@ def _change(now: Any, before: Any, alpha: float) -> Any:
     if not isinstance(change, torch.Tensor):
         return change
     return change.masked_fill(change.isnan() & (now == before), 0.0)
+
+
+def _sendable(y: Any, like: Any) -> Any:
+    """Events in the dtype of ``like``; none is too large for it, and what is lacking is sent later."""
+    if not is_narrow(like):
+        return y
+    largest = torch.finfo(like.dtype).max
+    return narrowed(y if y.is_complex() else torch.where(y.isinf(), y, y.clamp(-largest, largest)), like)
 
 
 def _scale(value: Any, kappa: float, like: Any) -> Any:

@@ -26,6 +26,7 @@ import attrs
 
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, redirecting, refs, unique_name
+from snnpipe.ops.dtypes import is_float
 from snnpipe.ops.table import OPS
 
 #: The three ops that change the form of a value; for the ANN each is the identity.
@@ -107,11 +108,11 @@ def place(graph: Graph, *, temporal_inputs: bool | frozenset[str]) -> FrozenMap[
         elif node.op == "encode":
             placed[node.name] = Placement(Form.EVENTS, Case.NEURON)
         else:
-            placed[node.name] = _place_operator(node, placed, node.name in before_neuron)
+            placed[node.name] = _place_operator(node, graph, placed, node.name in before_neuron)
     return FrozenMap(placed)
 
 
-def _place_operator(node: Node, placed: dict[str, Placement], before_neuron: bool) -> Placement:
+def _place_operator(node: Node, graph: Graph, placed: dict[str, Placement], before_neuron: bool) -> Placement:
     op = OPS[node.op]
     forms = {
         name: {placed[ref].form for ref in refs(value)} - {Form.STATIC}
@@ -127,6 +128,8 @@ def _place_operator(node: Node, placed: dict[str, Placement], before_neuron: boo
         return Placement(Form.DECODED, Case.BILINEAR if product else Case.GENERAL)
     if not before_neuron or any(Form.DECODED in found for found in forms.values()):
         return Placement(Form.DECODED, Case.LINEAR)
+    if not all(is_float(node.get(name), graph, lambda ref: placed[ref].form is Form.EVENTS) for name in op.typed_by):
+        return Placement(Form.DECODED, Case.GENERAL)
     return Placement(Form.EVENTS, Case.LINEAR, group)
 
 
@@ -200,10 +203,11 @@ class _Lifted:
             return leaf
         if isinstance(leaf, Ref) and self.form[leaf.name] is Form.DECODED:
             return self._converted("difference", leaf, Form.EVENTS)
+        given = {} if like is None else {"like": like}
         if isinstance(leaf, Ref | Param):
-            return self._converted("constant", leaf, Form.EVENTS, **({} if like is None else {"like": like}))
-        number = isinstance(leaf, int | float | complex) and not isinstance(leaf, bool) and leaf != 0
-        return self._converted("constant", leaf, Form.EVENTS) if number else leaf
+            return self._converted("constant", leaf, Form.EVENTS, **given)
+        number = isinstance(leaf, int | float | complex) and leaf != 0
+        return self._converted("constant", leaf, Form.EVENTS, **given) if number else leaf
 
     def _decode(self, leaf: Any) -> Any:
         if isinstance(leaf, Ref) and self.form[leaf.name] is Form.EVENTS:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from snnpipe.codes import RATE, Clock
 from snnpipe.errors import ThresholdError
 from snnpipe.kernels.neuron import Neuron, check_signed
+from snnpipe.kernels.precision import finite, narrowed, wide
 from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.functions import Opaque
 
@@ -55,7 +56,7 @@ class SpikingNeuron(nn.Module):
             self.register_buffer(self.capped_by, facts.pop("cap"))
 
     def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
-        theta = fitted(self.threshold, z.shape, self.axis)
+        theta = fitted(finite(wide(self.threshold)), z.shape, self.axis)
         if theta is None:
             channels = 1 if self.axis is None else z.shape[self.axis]
             raise ThresholdError(
@@ -65,12 +66,12 @@ class SpikingNeuron(nn.Module):
             )
         options = {**self.neuron.options, **self.facts}
         if self.capped_by:
-            options["cap"] = fitted(getattr(self, self.capped_by).detach(), z.shape, self.axis)
+            options["cap"] = fitted(wide(getattr(self, self.capped_by).detach()), z.shape, self.axis)
         if state is None:
             state = self.neuron.init(theta, **options)
             z = z if self.charge is None else z + self.charge
         state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **options)
-        return events, state
+        return narrowed(events, z), state
 
     def extra_repr(self) -> str:
         low, high = self.threshold.min().item(), self.threshold.max().item()

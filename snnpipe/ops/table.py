@@ -39,6 +39,8 @@ class Op:
         groups: the sets of operands in which it is jointly linear.
         shape_only: operands of which only shape, dtype or device is read; what comes out of such an op alone is
             the same at every step.
+        typed_by: operands that say the dtype of the result, a dtype or a tensor that has it; only over floats is the
+            op linear.
         aliases: the result may share memory with an operand.
     """
 
@@ -47,15 +49,18 @@ class Op:
     signature: Signature
     groups: tuple[frozenset[str], ...] = ()
     shape_only: frozenset[str] = frozenset()
+    typed_by: frozenset[str] = frozenset()
     aliases: bool = False
 
 
 def row(
-    name: str, fn: Callable[..., Any], signature: str, linear: str = "", shape_only: str = "", aliases: bool = False
-) -> Op:
+    name: str, fn: Callable[..., Any], signature: str, linear: str = "", shape_only: str = "", typed_by: str = "",
+    aliases: bool = False,
+) -> Op:  # fmt: skip
     """Write a row; ``linear`` lists the groups, as in ``"input bias | weight bias"``."""
     groups = tuple(frozenset(group.split()) for group in linear.split("|") if group.strip())
-    return Op(name, fn, Signature.parse(signature), groups, frozenset(shape_only.split()), aliases)
+    read, typed = frozenset(shape_only.split()), frozenset(typed_by.split())
+    return Op(name, fn, Signature.parse(signature), groups, read, typed, aliases)
 
 
 _T = torch.Tensor
@@ -102,9 +107,9 @@ TABLE: tuple[Op, ...] = (
     row("div", operator.truediv, "a b", "a"),
     row("matmul", torch.matmul, "a b", "a | b"),
     # reductions and averages
-    row("sum", torch.sum, "input dim=() keepdim=False * dtype=None", "input"),
-    row("mean", torch.mean, "input dim=() keepdim=False * dtype=None", "input"),
-    row("cumsum", torch.cumsum, "input dim", "input"),
+    row("sum", torch.sum, "input dim=() keepdim=False * dtype=None", "input", typed_by="dtype"),
+    row("mean", torch.mean, "input dim=() keepdim=False * dtype=None", "input", typed_by="dtype"),
+    row("cumsum", torch.cumsum, "input dim * dtype=None", "input", typed_by="dtype"),
     row("avg_pool1d", F.avg_pool1d, _POOL, "input"),
     row("avg_pool2d", F.avg_pool2d, _POOL + " divisor_override=None", "input"),
     row("avg_pool3d", F.avg_pool3d, _POOL + " divisor_override=None", "input"),
@@ -121,7 +126,7 @@ TABLE: tuple[Op, ...] = (
     # rearrangement
     row("flatten", torch.flatten, "input start_dim=0 end_dim=-1", "input", aliases=True),
     row("unflatten", _T.unflatten, "input dim sizes", "input", aliases=True),
-    row("view", _T.view, "input *size", "input", aliases=True),
+    row("view", _T.view, "input *size", "input", typed_by="size", aliases=True),
     row("reshape", _T.reshape, "input *shape", "input", aliases=True),
     row("permute", _T.permute, "input *dims", "input", aliases=True),
     row("transpose", torch.transpose, "input dim0 dim1", "input", aliases=True),
@@ -136,8 +141,8 @@ TABLE: tuple[Op, ...] = (
     row("getitem", operator.getitem, "a index", "a", aliases=True),
     row("field", functions.field, "input name", "input", aliases=True),
     row("child", functions.child_of, "input k", "input", aliases=True),
-    row("set_item", functions.set_item, "input index value", "input value"),
-    row("filled_like", functions.filled_like, "input value", "value", shape_only="input"),
+    row("set_item", functions.set_item, "input index value", "input value", typed_by="input"),
+    row("filled_like", functions.filled_like, "input value", "value", shape_only="input", typed_by="input"),
     row("chunk", torch.chunk, "input chunks dim=0", "input", aliases=True),
     row("split", torch.split, "tensor split_size_or_sections dim=0", "tensor", aliases=True),
     row("unbind", torch.unbind, "input dim=0", "input", aliases=True),
@@ -160,8 +165,8 @@ TABLE: tuple[Op, ...] = (
     row("contiguous", _T.contiguous, "input * memory_format=None", "input", aliases=True),
     row("clone", torch.clone, "input * memory_format=None", "input"),
     row("detach", torch.detach, "input", "input", aliases=True),
-    row("to", _T.to, "input dtype", "input", aliases=True),
-    row("type_as", _T.type_as, "input other", "input", shape_only="other", aliases=True),
+    row("to", _T.to, "input dtype", "input", typed_by="dtype", aliases=True),
+    row("type_as", _T.type_as, "input other", "input", shape_only="other", typed_by="other", aliases=True),
     # what only the shape decides
     row("size", _T.size, "input dim=None", shape_only="input"),
     row("dim", _T.dim, "input", shape_only="input"),

@@ -18,6 +18,7 @@ from snnpipe.emit import emit, neuron_path
 from snnpipe.generated import compiled
 from snnpipe.graph import Graph, refs
 from snnpipe.kernels import temporal
+from snnpipe.kernels.precision import narrowed, wide
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.section import Section
 
@@ -43,13 +44,17 @@ def quantised(neuron: SpikingNeuron, z: Tensor, code: Code, T: int) -> Tensor:
     For the IF neuron with ``v_init = 1/2`` under RATE: ``theta / T clip(floor(z T / theta + 1/2), 0, T)``.
     """
     events, _ = presented(neuron, z, [code.clock(t) for t in range(1, T + 1)])
-    decoded: Tensor = sum(worth * now for worth, now in zip(code.worth(T), events, strict=True))  # type: ignore[assignment]
-    return decoded
+    total: Any = sum(worth * wide(now) for worth, now in zip(code.worth(T), events, strict=True))
+    return narrowed(total, z)
 
 
 def presented(neuron: SpikingNeuron, z: Tensor, clocks: Sequence[Clock]) -> tuple[list[Tensor], Any]:
-    """The events of a neuron to which the decoded value ``z`` is presented at once, and its last state."""
+    """The events of a neuron to which the decoded value ``z`` is presented at once, and its last state.
+
+    What is no finite number asks for nothing, as in ``temporal.followed``.
+    """
     events, state = [], None
+    z = temporal.held(None, z)
     for clock in clocks:
         now, state = neuron(temporal.constant(z, clock), state, clock)
         events.append(now)

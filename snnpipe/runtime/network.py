@@ -16,7 +16,8 @@ from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph
 from snnpipe.kernels import temporal
-from snnpipe.kernels.temporal import difference, zip_leaves
+from snnpipe.kernels.precision import narrowed
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.options import MAPPING, RUN, SCHEDULE, instance, one_of, whole
@@ -169,11 +170,13 @@ class SpikingNetwork(nn.Module):
                 now = given | {name: encoded(given[name], encode, clock) for name in moving}
                 check_shapes(now, self.graph)
             cells, frontier = self._call(run.step, clock, cells, statics, now)
+            total = {name: cells.get(name, value) for name, value in frontier.items()}  # sums in full precision
             if t == delay:
-                early = frontier
+                early = total
             elif t > delay > 0:
                 kept *= clock.alpha
-                frontier = temporal.since(early, frontier, kept) if t in at else frontier
+                if t in at:
+                    frontier = temporal.zip_leaves(narrowed, temporal.since(early, total, kept), frontier)
             if t in at:
                 yield self._call(run.read, statics, frontier, now)
 
@@ -197,7 +200,8 @@ class SpikingNetwork(nn.Module):
         clock, run = self.code.clock(state.t + 1), self._program(sequences(given, self.graph))
         cells, frontier = self._call(run.step, clock, state.cells, state.statics, given)
         decoded = self._call(run.read, state.statics, frontier, given)
-        return state.after(1, cells, decoded), _as_events(state.decoded, decoded, clock)
+        events, sent = _as_events(state.sent, decoded, clock)
+        return state.after(1, cells, decoded, sent), events
 
     def _continued(self, state: State, given: Mapping[str, Any]) -> State:
         """The state that inputs of one step go on from; the first ones say what holds for the whole run."""
@@ -237,18 +241,19 @@ class SpikingNetwork(nn.Module):
         check_numbers(given, self.graph)
         first = given | {name: part_of(given[name], 0) for name in moving}
         begun = self._continued(begun, first)
-        run, cells, decoded, events = self._program(moving), begun.cells, begun.decoded, []
+        run, cells, decoded, events = self._program(moving), begun.cells, begun.decoded, list[Any]()
+        sent = begun.sent
         for start in range(0, length, CHUNK):
             part = slice(start, min(start + CHUNK, length))
             clocks = [self.code.clock(begun.t + t + 1) for t in range(part.start, part.stop)]
             now = given | {name: part_of(given[name], part) for name in moving}
             cells, outputs = self._call(run.window, clocks, cells, begun.statics, now)
             for t, clock in enumerate(clocks):
-                after = of_step(outputs, t)
-                events.append(_as_events(decoded, after, clock))
-                decoded = after
+                decoded = of_step(outputs, t)
+                made, sent = _as_events(sent, decoded, clock)
+                events.append(made)
         y_seq = _stacked(events)
-        return y_seq if state is None else (begun.after(length, cells, decoded), y_seq)
+        return y_seq if state is None else (begun.after(length, cells, decoded, sent), y_seq)
 
     def _program(self, sequences: frozenset[str]) -> Program:
         """The program for these inputs being event sequences; the others do not change."""
@@ -294,14 +299,15 @@ def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple
     return SpikingNetwork(graph, params, code, history).train(training)
 
 
-def _as_events(before: Any, decoded: Any, clock: Clock) -> Any:
-    """Events of a decoded output; what is no float (class indices) is passed on as it stands."""
+def _as_events(sent: Any, decoded: Any, clock: Clock) -> tuple[Any, Any]:
+    """Events of a decoded output, and what they decode to; what is no float (class indices) is passed on as it is."""
 
     def one(now: Any, then: Any = None) -> Any:
         coded = isinstance(now, Tensor) and (now.is_floating_point() or now.is_complex())
-        return difference(then, now, clock) if coded else now
+        return temporal.difference(then, now, clock) if coded else now
 
-    return zip_leaves(one, decoded) if before is None else zip_leaves(one, decoded, before)
+    events = zip_leaves(one, decoded) if sent is None else zip_leaves(one, decoded, sent)
+    return events, temporal.after(sent, decoded, events, clock)
 
 
 def _stacked(outputs: list[Any]) -> Any:

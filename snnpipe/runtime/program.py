@@ -13,10 +13,10 @@ from snnpipe.codes import Code
 from snnpipe.generated import compiled
 from snnpipe.graph import Graph, refs
 from snnpipe.ops.lift import TEMPORAL, is_source, lift
-from snnpipe.runtime.section import Steps
+from snnpipe.runtime.section import STATEFUL, Steps
 from snnpipe.runtime.window import Window
 
-_STATEFUL = frozenset({"encode", "accumulate", "difference"})
+_STATEFUL = frozenset({"encode", *STATEFUL})
 
 
 @attrs.frozen(eq=False)

@@ -24,6 +24,7 @@ class State:
         decoded: the output decoded so far, ``None`` before the first step.
         shapes: of the tensors of a step, which all steps share.
         still: the inputs that do not change, by name.
+        sent: what the output's events so far decode to: ``decoded``, but for the rounding of events below float32.
     """
 
     t: int
@@ -32,8 +33,9 @@ class State:
     decoded: Any
     shapes: tuple[Any, ...] = ()
     still: FrozenMap[str, Any] = EMPTY
+    sent: Any = None
 
-    def after(self, steps: int, cells: Mapping[str, Any], decoded: Any) -> State:
+    def after(self, steps: int, cells: Mapping[str, Any], decoded: Any, sent: Any) -> State:
         """The state so many steps later.
 
         Raises:
@@ -41,7 +43,7 @@ class State:
         """
         if self.t and cells.keys() != self.cells.keys():
             raise InputError("the state is another network's; begin with this network's own: snn.init(x)")
-        return attrs.evolve(self, t=self.t + steps, cells=FrozenMap(cells), decoded=decoded)
+        return attrs.evolve(self, t=self.t + steps, cells=FrozenMap(cells), decoded=decoded, sent=sent)
 
 
 #: Before the first step, when no inputs were given.

@@ -11,7 +11,9 @@ from torch import fx
 from snnpipe.emit import described, emit, reader
 from snnpipe.graph import Node
 from snnpipe.kernels import temporal
-from snnpipe.ops.lift import TEMPORAL
+
+#: What the temporal ops with a state compute: ``(state, value, clock) -> (value, state)``.
+STATEFUL = {"accumulate": temporal.accumulate, "difference": temporal.followed}
 
 
 class Section:
@@ -30,6 +32,10 @@ class Section:
         """What the node remembers of the step before, ``None`` before the first."""
         return self.target.call_method("get", (self.arguments["cells"], node.name))
 
+    def parts(self, pair: fx.Node) -> tuple[fx.Node, fx.Node]:
+        """The value and the next state that an op with a state returns."""
+        return self.call(operator.getitem, pair, 0), self.call(operator.getitem, pair, 1)
+
     def call(self, function: Callable[..., Any], *given: Any) -> fx.Node:
         """Add a call."""
         return self.target.call_function(function, given)
@@ -47,24 +53,20 @@ class Steps(Section):
         for node in nodes:
             if node.op == "encode":
                 pair = emit(self.target, node, self.value, self.cell(node), self.arguments["clock"])
-                self.env[node.name] = self.call(operator.getitem, pair, 0)
-                cells[node.name] = self.call(operator.getitem, pair, 1)
-            elif node.op in TEMPORAL:
-                self.env[node.name] = self._temporal(node)
-                if node.op != "constant":  # accumulate remembers what it made, difference what it was given
-                    cells[node.name] = self.env[node.name] if node.op == "accumulate" else self.value(node["input"])
+                self.env[node.name], cells[node.name] = self.parts(pair)
+            elif node.op in STATEFUL:
+                given = (self.cell(node), self.value(node["input"]), self.arguments["clock"])
+                self.env[node.name], cells[node.name] = self.parts(self._made(node, STATEFUL[node.op], given))
+            elif node.op == "constant":
+                like = (self.value(node["like"]),) if "like" in node.operands else ()
+                given = (self.value(node["input"]), self.arguments["clock"], *like)
+                self.env[node.name] = self._made(node, temporal.constant, given)
             else:
                 self.env[node.name] = emit(self.target, node, self.value)
         return cells
 
-    def _temporal(self, node: Node) -> fx.Node:
-        given: tuple[Any, ...] = (self.value(node["input"]), self.arguments["clock"])
-        if node.op != "constant":
-            given = (self.cell(node), *given)
-        elif "like" in node.operands:
-            given = (*given, self.value(node["like"]))
-        made = self.target.create_node("call_function", getattr(temporal, node.op), given, name=node.name)
-        return described(made, node)
+    def _made(self, node: Node, function: Callable[..., Any], given: tuple[Any, ...]) -> fx.Node:
+        return described(self.target.create_node("call_function", function, given, name=node.name), node)
 
 
 class _Env(dict[str, Any]):

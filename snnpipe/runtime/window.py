@@ -6,7 +6,6 @@ the next are the same cells.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,14 +51,12 @@ class Window(Section):
         for node in nodes:
             if node.op == "encode":
                 neuron = self.target.get_attr(neuron_path(node))
-                pair = self._scan(fired, node, neuron)
-                self.env[node.name] = self.call(operator.getitem, pair, 0)
-                cells[node.name] = self.call(operator.getitem, pair, 1)
+                self.env[node.name], cells[node.name] = self.parts(self._scan(fired, node, neuron))
             elif node.op == "constant":
                 self.env[node.name] = self._constant(node)
             elif node.op in TEMPORAL:
-                made = self.env[node.name] = self._scan(accumulated if node.op == "accumulate" else differences, node)
-                cells[node.name] = self._last(made, True) if node.op == "accumulate" else self._last_input(node)
+                scan = accumulated if node.op == "accumulate" else differences
+                self.env[node.name], cells[node.name] = self.parts(self._scan(scan, node))
             else:
                 self.env[node.name] = self._operator(node)
         return cells
@@ -87,12 +84,6 @@ class Window(Section):
         self.timed.add(node.name)
         like = node.get("like")
         return self.call(constants, self.value(node["input"]), self.arguments["clocks"], self.value(like))
-
-    def _last_input(self, node: Node) -> Any:
-        return self._last(self.value(node["input"]), self._is_timed(node["input"]))
-
-    def _last(self, value: Any, timed: bool) -> Any:
-        return self.call(at, value, -1) if timed else value
 
     def _operator(self, node: Node) -> fx.Node:
         shape_only = OPS[node.op].shape_only
@@ -143,29 +134,32 @@ def of_step(outputs: Any, t: int) -> Any:
     return temporal.zip_leaves(lambda leaf: leaf.value if isinstance(leaf, Same) else at(leaf, t), outputs)
 
 
-def accumulated(decoded: Any, events: Any, clocks: Sequence[Clock], timed: bool) -> Any:
+def accumulated(total: Any, events: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
     """``temporal.accumulate`` at each step."""
-    steps = []
-    for now, clock in zip(each_step(events, len(clocks), timed), clocks, strict=True):
-        decoded = temporal.accumulate(decoded, now, clock)
-        steps.append(decoded)
-    return stacked(steps)
+    return _scanned(temporal.accumulate, total, events, clocks, timed)
 
 
-def differences(before: Any, decoded: Any, clocks: Sequence[Clock], timed: bool) -> Any:
-    """``temporal.difference`` at each step."""
+def differences(sent: Any, decoded: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
+    """``temporal.followed`` at each step."""
+    return _scanned(temporal.followed, sent, decoded, clocks, timed)
+
+
+def _scanned(
+    function: Callable[..., Any], state: Any, value: Any, clocks: Sequence[Clock], timed: bool
+) -> tuple[Any, Any]:
+    """What ``(state, value, clock) -> (value, state)`` gives at each step, and its state after the last."""
     steps = []
-    for now, clock in zip(each_step(decoded, len(clocks), timed), clocks, strict=True):
-        steps.append(temporal.difference(before, now, clock))
-        before = now
-    return stacked(steps)
+    for now, clock in zip(each_step(value, len(clocks), timed), clocks, strict=True):
+        made, state = function(state, now, clock)
+        steps.append(made)
+    return stacked(steps), state
 
 
 def constants(value: Any, clocks: Sequence[Clock], like: Any) -> Any:
-    """``temporal.constant`` at each step; of a number, a tensor of numbers."""
+    """``temporal.constant`` at each step; of a number, numbers of the dtype that it has beside ``like``."""
     if isinstance(value, int | float | complex):
-        return torch.tensor([temporal.constant(value, clock) for clock in clocks], dtype=torch.result_type(0.0, value)
-                            if isinstance(value, complex) else torch.float64)  # fmt: skip
+        numbers = [temporal.constant(value, clock) for clock in clocks]
+        return torch.tensor(numbers, dtype=torch.result_type(like, value), device=like.device)
     return stacked([temporal.constant(value, clock, at(like, 0)) for clock in clocks])
 
 

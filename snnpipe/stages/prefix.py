@@ -13,7 +13,7 @@ from snnpipe.containers import tensors
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import CalibrationError
 from snnpipe.graph import Graph
-from snnpipe.kernels.temporal import difference
+from snnpipe.kernels.temporal import after, difference
 from snnpipe.ops.sequence import stacked
 from snnpipe.runtime.activations import answers
 from snnpipe.runtime.batches import ByName, Forward, Reader
@@ -54,7 +54,11 @@ def at_once(graph: Graph, values: Any, params: Mapping[str, Tensor], code: Code,
 
 def as_events(decoded: Sequence[Any], code: Code) -> Any:
     """The event sequences (T, ...) of values decoded after each step."""
-    return stacked([difference(decoded[t - 1] if t else None, now, code.clock(t + 1)) for t, now in enumerate(decoded)])
+    sent, steps = None, []
+    for t, now in enumerate(decoded, start=1):
+        steps.append(difference(sent, now, code.clock(t)))
+        sent = after(sent, now, steps[-1], code.clock(t))
+    return stacked(steps)
 
 
 def bound(
