@@ -24,6 +24,7 @@ from typing import Any
 
 import attrs
 
+from snnpipe.errors import Problem, UnsupportedError, listing
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, redirecting, refs, unique_name
 from snnpipe.ops.dtypes import is_float
@@ -139,6 +140,27 @@ def graded_units(graph: Graph, *, temporal_inputs: bool | frozenset[str]) -> tup
     before_neuron = graph.ancestors(node.name for node in graph if node.op == "encode")
     nonlinear = (Case.BILINEAR, Case.GENERAL)
     return tuple(node for node in graph if placed[node.name].case in nonlinear and node.name in before_neuron)
+
+
+#: Methods that make a Python number, or a list of them, of a tensor.
+_NUMBERS = frozenset({"item", "tolist", "numpy", "_local_scalar_dense"})
+
+
+def check_numbers_stand(graph: Graph, *, temporal_inputs: bool | frozenset[str]) -> None:
+    """Refuse Python numbers made of values that change in time: what is computed with them is the same at every step.
+
+    Raises:
+        UnsupportedError: lists them.
+    """
+    placed = place(graph, temporal_inputs=temporal_inputs)
+    problems = [
+        Problem(node.name, node.path, node.where, f"`{name}` makes a number of a value that depends on the input",
+                "keep it a tensor: x * x.sum(), not x * x.sum().item()")
+        for node in graph if node.op == "call" and placed[node.name].form is not Form.STATIC
+        and (name := getattr(node["target"], "__name__", "")) in _NUMBERS
+    ]  # fmt: skip
+    if problems:
+        raise UnsupportedError(listing("the network cannot run through time", problems))
 
 
 def lift(graph: Graph, *, temporal_inputs: bool | frozenset[str]) -> Graph:

@@ -12,7 +12,7 @@ from torch import fx
 from snnpipe.codes import Code
 from snnpipe.generated import compiled
 from snnpipe.graph import Graph, refs
-from snnpipe.ops.lift import TEMPORAL, is_source, lift
+from snnpipe.ops.lift import TEMPORAL, check_numbers_stand, is_source, lift
 from snnpipe.runtime.section import STATEFUL, Steps
 from snnpipe.runtime.window import Window
 
@@ -42,6 +42,7 @@ class Program:
 @lru_cache(maxsize=64)
 def lifted_program(graph: Graph, code: Code, sequences: frozenset[str]) -> Program:
     """Carry ``graph`` to a code, its inputs ``sequences`` being event sequences, and split it."""
+    check_numbers_stand(graph, temporal_inputs=sequences)
     return program(lift(graph, temporal_inputs=sequences), code, sequences)
 
 

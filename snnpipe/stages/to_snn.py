@@ -6,7 +6,7 @@ from torch import fx
 
 from snnpipe.codes import RATE
 from snnpipe.emit import cloned, graph_module
-from snnpipe.ops.lift import has_neurons, unlift
+from snnpipe.ops.lift import check_numbers_stand, has_neurons, unlift
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import stage
 from snnpipe.stages.replace import replace
@@ -30,7 +30,9 @@ def to_snn(state: ConversionState) -> SpikingNetwork:
         state = state if has_neurons(state.graph) else replace(state)
         state = td_rewrite(code=RATE)(state)
     assert state.code is not None
-    return SpikingNetwork(unlift(state.graph), cloned(state.params, requires_grad=False), state.code, state.history)
+    graph = unlift(state.graph)
+    check_numbers_stand(graph, temporal_inputs=False)
+    return SpikingNetwork(graph, cloned(state.params, requires_grad=False), state.code, state.history)
 
 
 @stage(NO_CODE, NO_ENCODERS)
