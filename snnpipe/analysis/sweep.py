@@ -157,8 +157,7 @@ def sweep(
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     labels = torch.cat([y for _, y in data]).cpu()
     with torch.no_grad():
-        ann = to_module(state)
-        answers = torch.cat([ann(x).argmax(1).cpu() for x, _ in data])
+        answers = _answers(to_module(state), data, labels)
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
@@ -168,6 +167,21 @@ def sweep(
             except StageError as error:
                 refused[recipe.name] = str(error)
     return Sweep(tuple(outcomes), _percent(answers, labels), len(labels), FrozenMap(refused))
+
+
+def _answers(ann: nn.Module, data: Any, labels: Tensor) -> Tensor:
+    """The classes the ANN sees, (B,).
+
+    Raises:
+        InputError: it does not take these inputs, or is no classifier.
+    """
+    try:
+        answers: Tensor = torch.cat([ann(x).argmax(1).cpu() for x, _ in data])
+    except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+        raise InputError(f"sweep: the model does not answer the data by (B, classes): {error}") from error
+    if answers.shape != labels.shape:
+        raise InputError(f"sweep: the model's classes are {tuple(answers.shape)}, the labels {tuple(labels.shape)}")
+    return answers
 
 
 def _outcome(
