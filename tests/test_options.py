@@ -51,6 +51,9 @@ from snnpipe.kernels.threshold import as_threshold
 from snnpipe.recipe import Recipe, always
 from tests.helpers import assert_same, mlp, vectors
 
+# a few samples do here; that they are few is said elsewhere
+pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -167,11 +167,15 @@ def sweep(
 
     def answer(number: int, given: dict[str, Any]) -> None:
         inputs.append(tuple(given[node["name"]] for node in state.graph.inputs))
-        answers.append(ann(*inputs[-1]).argmax(1).cpu())
+        answers.append(_classes(ann, inputs[-1]))
 
     with torch.no_grad():
         Reader("sweep", state.graph, ann).each([x for x, _ in data], answer)
         truth = labels, torch.cat(answers)
+        if truth[1].shape != labels.shape:
+            raise InputError(
+                f"sweep: the model's classes are {tuple(truth[1].shape)}, the labels {tuple(labels.shape)}"
+            )
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
@@ -181,6 +185,15 @@ def sweep(
             except StageError as error:
                 refused[recipe.name] = str(error)
     return Sweep(tuple(outcomes), _percent(truth[1], labels), len(labels), FrozenMap(refused))
+
+
+def _classes(ann: nn.Module, given: tuple[Any, ...]) -> Tensor:
+    """The classes the ANN sees, (B,)."""
+    output = ann(*given)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"sweep: the model must answer with scores of classes, (B, classes), got {got}")
+    return output.argmax(1).cpu()
 
 
 def _outcome(made: Converted, inputs: list[tuple[Any, ...]], truth: tuple[Tensor, Tensor]) -> Outcome:

@@ -122,7 +122,10 @@ class _Outputs:
     def run(self, example: Example) -> tuple[Any, dict[str, Any]]:
         self.found, self.calls = {}, {}
         given = example.cast()
-        output = self.private(*given.args, **given.kwargs)
+        try:
+            output = self.private(*given.args, **given.kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as error:
+            raise TraceError(f"trace: the model itself does not take the example: {error}") from error
         output = pytree.tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), output)
         return output, {path: value for path, value in self.found.items() if self.calls[path] == 1}
 
