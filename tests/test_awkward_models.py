@@ -20,7 +20,10 @@ from tests.helpers import (
 )  # fmt: skip
 
 # small nets may have dead units; that they are handled is test_replace's business
-pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning"),
+    pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning"),
+]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=NAMES)
 

@@ -46,7 +46,10 @@ from tests.test_spellings import SPELLINGS
 from tests.test_statistic import BIN
 
 # small nets may have dead units; that they are handled is test_replace's business
-pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning"),
+    pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning"),
+]
 
 CODES = (TD, RATE, DIFFERENTIAL)
 #: Relative to the largest output of the ANN, in float64: the bound of the law, some 4500 units of roundoff.

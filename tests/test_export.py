@@ -25,7 +25,10 @@ from tests import helpers as h
 from tests.catalogue import CASES
 from tests.models import Counting, DictInDictOut, Model, SqueezeExcite, Tied
 
-pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning"),
+    pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning"),
+]
 
 
 class BranchOnShape(Model):

@@ -8,7 +8,10 @@ from torch import nn
 from snnpipe import RATE, TD, UnsupportedError, pipe, td_rewrite, to_module, to_snn, trace
 from tests.helpers import assert_close, assert_converges, settled, spiking
 
-pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning"),
+    pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning"),
+]
 
 #: Functions of a (B, 4, 6) tensor with values >= 0, as people write them.
 FUNCTIONS = {

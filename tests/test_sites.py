@@ -124,8 +124,10 @@ def test_no_neuron_stands_for_whole_numbers(name, by_example):
     torch.manual_seed(1)
     model = settled(Of(WHOLE[name]))
     inputs = vectors(), torch.randint(0, 9, (16,))
-    state = pipe(traced(model, inputs, by_example), MEASURED, calibrate([inputs]))
+    before = MEASURED(traced(model, inputs, by_example))
+    state = calibrate([inputs])(before)
     assert [state.graph[site.node].path.rpartition(".")[2] for site in state.sites.values()] == ["relu"]
+    assert (before.sites == state.sites) == (name != "length")  # of which nothing but the data tells the type
     assert_same(to_module(state)(*inputs), model(*inputs))
 
 
@@ -429,7 +431,7 @@ def dense(n):
 
 def test_a_percentile_of_little_data_is_said_and_what_to_write():
     model, x = dense(256)
-    with pytest.warns(ThresholdWarning, match=r"percentile of 256 values in 1 site.*on 1000 or more") as seen:
+    with pytest.warns(ThresholdWarning, match=r"percentile of 256 values in 1 site.*on 500 or more") as seen:
         state = pipe(model, trace, calibrate([x]), replace)
     assert len(seen) == 1
     assert Event("replace", "1", "little data", "percentile(q=99.9) per channel is that of 256 values") in state.history
@@ -441,7 +443,7 @@ def test_a_percentile_of_little_data_is_said_and_what_to_write():
 
 
 @pytest.mark.parametrize(("n", "rule"), [
-    (1000, percentile(99.9)), (16, maximum()), (16, percentile(99.9, per="layer")), (100, percentile(99.0)),
+    (500, percentile(99.9)), (16, maximum()), (16, percentile(99.9, per="layer")), (50, percentile(99.0)),
     (16, percentile(100)),
 ], ids=str)  # fmt: skip
 def test_enough_data_says_nothing(n, rule):

@@ -47,7 +47,7 @@ class Threshold:
             ``"neuron"``: every element of the activation but for the batch axis, which is the first.  The last
             must be chosen before the data is run, and ties the network to one size of input.
         signed: further keyword arguments of ``theta`` at sites whose values have both signs.
-        fewest: of how many values it is what its name says; of fewer it says less, and ``replace`` warns.
+        fewest: how many values it wants to be taken from; ``replace`` warns of fewer.
     """
 
     name: str = attrs.field(validator=valid(TEXT, ThresholdError))
@@ -147,9 +147,9 @@ def percentile(
         nonzero: of the activations that are not zero; those below ``2**-15`` of the site's largest count as zero.
         scale: times so much, > 0; more than 1 leaves room for outliers where an event has many levels.
         shared: for little data, as behind a linear layer, which has one value per sample.  Of fewer than
-            100 / (100 - q) values the percentile is the largest, and new data is clipped; with ``shared`` it is then
-            at least ``m_c Q``, m_c the mean of the channel's values above zero and Q the percentile of ``x / m_c``
-            over all channels.
+            100 / (100 - q) values the percentile is the largest; of half as many, new values exceed it more than
+            twice as often as they should.  With ``shared`` it is then at least ``m_c Q``, m_c the mean of the
+            channel's values above zero and Q the percentile of ``x / m_c`` over all channels.
         per: ``"channel"``, ``"layer"`` or ``"neuron"``.
 
     Reference: Rueckauer et al. 2017, "Conversion of continuous-valued deep networks to efficient event-driven
@@ -157,7 +157,7 @@ def percentile(
     """
     further = ({"nonzero": True} if nonzero else {}) | ({"scale": scale} if scale != 1 else {})
     options: FrozenMap[str, Any] = FrozenMap(q=q, **further, **({"shared": True} if shared else {}))
-    fewest = 1 if shared else _resolving(q)
+    fewest = 1 if shared else -(-_resolving(q) // 2)
     return Threshold("percentile", HISTOGRAM, theta_percentile, options, per, fewest=fewest)
 
 

@@ -49,6 +49,9 @@ _PLACES: dict[str, tuple[str | int, ...]] = {
     "scatter": (2,), "scatter_add": (2,), "take": (1,), "take_along_dim": (1,),
 }  # fmt: skip
 
+#: Calls whose table comes before the places.
+_WEIGHT_FIRST = (torch.embedding, torch.embedding_bag)
+
 
 def wholes(graph: Graph, params: Mapping[str, Tensor]) -> frozenset[str]:
     """The nodes whose values surely are whole numbers, or are floats that only become such."""
@@ -117,7 +120,7 @@ def _read_as_whole(graph: Graph) -> tuple[set[str], set[str]]:
 
 
 def _reads_place(reader: Node, node: Node) -> bool:
-    at = _PLACES.get(torch_name(reader), ())
+    at = (1, 2) if reader.get("target") in _WEIGHT_FIRST else _PLACES.get(torch_name(reader), ())
     args = reader.get("args", ())
     read = [
         reader.get(key) if isinstance(key, str) else args[key] for key in at if isinstance(key, str) or key < len(args)

@@ -157,7 +157,7 @@ def _sites(names: list[str]) -> str:
 def _little(rule: Threshold, sites: list[tuple[str, int]]) -> str:
     least, where = min(number for _, number in sites), _sites([name for name, _ in sites])
     better = ""
-    if rule.theta is theta_percentile:
+    if rule.theta is theta_percentile and rule.per != "layer":
         options = {name: value for name, value in rule.options.items() if name != "q"} | {"shared": True}
         options |= {"per": rule.per} if rule.per != "channel" else {}
         words = ", ".join(f"{name}={value!r}" for name, value in options.items())
