@@ -196,5 +196,7 @@ def _python_arguments(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
         bound = inspect.signature(origin).bind(*args, **kwargs)
     except (TypeError, ValueError):
         return None
+    if any(p.kind is p.VAR_KEYWORD for p in bound.signature.parameters.values()):
+        return None  # one of several functions, chosen when it is called
     bound.apply_defaults()
     return dict(bound.arguments)

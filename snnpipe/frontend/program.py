@@ -63,7 +63,7 @@ def _size(program: ExportedProgram, size: int | torch.SymInt) -> Any:
     limits = program.range_constraints.get(size.node.expr)
     if limits is None or (limits.lower <= 2 and limits.upper >= OPEN):
         return None
-    return range(int(limits.lower), min(int(limits.upper), OPEN) + 1)
+    return range(int(limits.lower), (OPEN if limits.upper >= OPEN else int(limits.upper)) + 1)
 
 
 def shapes_of(program: ExportedProgram, low: int) -> str:
