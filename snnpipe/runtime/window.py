@@ -18,6 +18,7 @@ from snnpipe.emit import emit, neuron_path
 from snnpipe.frozen import FrozenMap, map_leaves, thaw
 from snnpipe.graph import Graph, Node, Param, Ref, refs
 from snnpipe.kernels import temporal
+from snnpipe.kernels.following import followed
 from snnpipe.ops import functions
 from snnpipe.ops.lift import TEMPORAL
 from snnpipe.ops.modules import SpikingNeuron
@@ -140,8 +141,8 @@ def accumulated(total: Any, events: Any, clocks: Sequence[Clock], timed: bool) -
 
 
 def differences(sent: Any, decoded: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
-    """``temporal.followed`` at each step."""
-    return _scanned(temporal.followed, sent, decoded, clocks, timed)
+    """``followed`` at each step."""
+    return _scanned(followed, sent, decoded, clocks, timed)
 
 
 def _scanned(
