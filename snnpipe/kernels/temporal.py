@@ -93,7 +93,8 @@ def since(early: Any, total: Any, kept: float) -> Any:
     """
 
     def one(X: Any, X_d: Any) -> Any:
-        return _change(X, X_d, kept) / (1.0 - kept) if isinstance(X, Tensor) and X.is_floating_point() else X
+        coded = isinstance(X, Tensor) and X.is_floating_point()
+        return _change(wide(X), wide(X_d), kept) / (1.0 - kept) if coded else X
 
     return zip_leaves(one, total, early)
 

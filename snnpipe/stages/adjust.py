@@ -25,7 +25,7 @@ from snnpipe.ops.modules import assign
 from snnpipe.runtime.activations import activations
 from snnpipe.runtime.inputs import bind
 from snnpipe.runtime.program import lifted_program
-from snnpipe.runtime.window import fired
+from snnpipe.runtime.scans import fired
 from snnpipe.stages.calibrate import arguments
 from snnpipe.state import ConversionState, Event
 
@@ -125,7 +125,7 @@ class _Adjuster(nn.Module):
             self.register_buffer(name, tensor)
 
     def window(self, state: Any, z: Tensor, clocks: Sequence[Clock], timed: bool) -> tuple[Tensor, Any]:
-        """As ``runtime.window.fired``, for the adjusted neuron."""
+        """As ``runtime.scans.fired``, for the adjusted neuron."""
         z = z if timed else z.expand(len(clocks), *z.shape)
         worth = self.code.worth(len(clocks))
         if self.waits:
