@@ -24,7 +24,7 @@ from snnpipe import (
     trace,
 )
 from snnpipe.frozen import FrozenMap
-from snnpipe.kernels.temporal import followed
+from snnpipe.kernels.following import followed
 
 OPERATORS = {
     "share": lambda h: h / h.sum(-1, keepdim=True),

@@ -28,6 +28,7 @@ from snnpipe import (
     trace,
 )
 from snnpipe.kernels import temporal
+from snnpipe.kernels.following import followed
 from snnpipe.kernels.neuron import lif_step
 from tests.test_dtypes import moved
 
@@ -75,7 +76,7 @@ def test_what_is_decoded_is_rounded_once(dtype, code):
 
 @pytest.mark.parametrize("code", CODES, ids=str)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
-@pytest.mark.parametrize("encode", [temporal.followed, None], ids=["followed", "difference"])
+@pytest.mark.parametrize("encode", [followed, None], ids=["followed", "difference"])
 def test_rounded_events_decode_to_what_was_meant_but_for_the_last(dtype, code, encode):
     """Each event makes up for the rounding of those before it: eps / 2 of the newest event is left."""
     Y_seq, sent, made = drawn(STEPS, 50).to(dtype), None, []
@@ -144,7 +145,7 @@ def test_an_event_too_large_for_the_dtype_is_sent_in_parts():
     """100 more after 1024 steps are an event of 102,400; float16 ends at 65,504."""
     sent, Y = torch.zeros(3), torch.full((3,), 100.0, dtype=torch.float16)
     for t in (STEPS, STEPS + 1):
-        y, sent = temporal.followed(sent, Y, RATE.clock(t))
+        y, sent = followed(sent, Y, RATE.clock(t))
         assert y.isfinite().all()
     assert (sent - 100.0).abs().max() <= torch.finfo(torch.float16).eps * 100
 

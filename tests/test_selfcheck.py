@@ -35,7 +35,7 @@ def test_a_wrong_spelling_is_found_and_the_first_module_named(monkeypatch):
 
 def test_another_type_is_found(monkeypatch):
     monkeypatch.setitem(KNOWN, torch.tanh, KNOWN["double"])
-    with pytest.raises(TraceError, match="cannot be run on the example.*Double"):
+    with pytest.raises(TraceError, match=r"cannot be run on the example.*Double"):
         trace(Net().eval(), check=X)
 
 

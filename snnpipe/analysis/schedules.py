@@ -9,6 +9,7 @@ from snnpipe.analysis.tally import Run
 from snnpipe.codes import Clock, Code
 from snnpipe.graph import Node
 from snnpipe.kernels import temporal
+from snnpipe.kernels.following import held
 from snnpipe.kernels.precision import narrowed, wide
 
 #: The clock and the inputs by name, step by step.
@@ -39,7 +40,7 @@ def layer_by_layer(
         if node.op == "encode":
             currents = [_at(run, step, node["input"]) for step in seen]
             total: Any = sum(w * wide(z) for w, z in zip(worth, currents, strict=True))
-            gathered = temporal.held(None, narrowed(total, currents[0]))
+            gathered = held(None, narrowed(total, currents[0]))
         for (clock, inputs), step in zip(presented, seen, strict=True):
             run.values, run.spikes = step
             if node.op == "input":

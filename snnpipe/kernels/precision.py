@@ -26,13 +26,14 @@ def wide(x: Tensor) -> Tensor:
     return x.to(_WIDER[x.dtype]) if is_narrow(x) else x
 
 
-def finite(theta: Tensor) -> Tensor:
-    """The threshold of a site that never fired is the largest number; of another dtype, that may have become infinity.
+def keep_finite(theta: Tensor) -> None:
+    """The largest threshold there is, of a site that never fired, in another dtype: not infinity, but the largest.
 
-    >>> finite(torch.tensor(torch.finfo(torch.float64).max).float()).isfinite()
+    >>> theta = torch.tensor(torch.finfo(torch.float64).max).float()
+    >>> keep_finite(theta); theta.isfinite()
     tensor(True)
     """
-    return theta.clamp(max=torch.finfo(theta.dtype).max)
+    theta.data.clamp_(max=torch.finfo(theta.dtype).max)
 
 
 def narrowed(x: Tensor, like: Tensor) -> Tensor:

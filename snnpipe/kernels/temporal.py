@@ -58,8 +58,8 @@ def difference(sent: Any, decoded: Any, clock: Clock) -> Any:
     under any code as ``difference(f(accumulate(x)))``.  ``after`` is the ``sent`` of the next step.
     """
     if sent is None:
-        return zip_leaves(lambda Y: _sendable(wide(Y) / clock.a, Y), decoded)
-    return zip_leaves(lambda Y, S: _sendable(_change(wide(Y), S, clock.alpha) / clock.a, Y), decoded, sent)
+        return zip_leaves(lambda Y: sendable(wide(Y) / clock.a, Y), decoded)
+    return zip_leaves(lambda Y, S: sendable(_change(wide(Y), S, clock.alpha) / clock.a, Y), decoded, sent)
 
 
 def after(sent: Any, decoded: Any, events: Any, clock: Clock) -> Any:
@@ -75,26 +75,12 @@ def after(sent: Any, decoded: Any, events: Any, clock: Clock) -> Any:
     return zip_leaves(one, decoded, events, *(() if sent is None else (sent,)))
 
 
-def followed(sent: Tensor | None, decoded: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
-    """The events for a neuron that is to follow a decoded value, and what they decode to.
-
-    Where ``decoded`` is no finite number, what was sent stays.  As soon as it is one, the difference to what was sent
-    is finite too; a membrane that NaN or infinity has entered never forgets it.
-
-    >>> from snnpipe.codes import TD
-    >>> events, sent = followed(None, torch.tensor([1.0, torch.nan]), TD.clock(1))
-    >>> events, followed(sent, torch.tensor([1.0, 3.0]), TD.clock(2))[0]
-    (tensor([1., 0.]), tensor([0., 3.]))
-    """
-    Y = held(sent, decoded)
-    y = _sendable((wide(Y) if sent is None else wide(Y) - clock.alpha * sent) / clock.a, Y)
-    return y, after(sent, Y, y, clock)
-
-
-def held(sent: Tensor | None, decoded: Tensor) -> Tensor:
-    """The decoded value where it is a finite number, and what was sent (0 before the first step) where it is not."""
-    Y = decoded if decoded.is_floating_point() or decoded.is_complex() else decoded.to(torch.get_default_dtype())
-    return torch.where(Y - Y == 0, Y, 0.0 if sent is None else narrowed(sent, Y))
+def sendable(y: Any, like: Any) -> Any:
+    """Events in the dtype of ``like``; none is too large for it, and what is lacking is sent later."""
+    if not is_narrow(like):
+        return y
+    largest = torch.finfo(like.dtype).max
+    return narrowed(y if y.is_complex() else torch.where(y.isinf(), y, y.clamp(-largest, largest)), like)
 
 
 def since(early: Any, total: Any, kept: float) -> Any:
@@ -108,7 +94,8 @@ def since(early: Any, total: Any, kept: float) -> Any:
     """
 
     def one(X: Any, X_d: Any) -> Any:
-        return _change(X, X_d, kept) / (1.0 - kept) if isinstance(X, Tensor) and X.is_floating_point() else X
+        coded = isinstance(X, Tensor) and X.is_floating_point()
+        return _change(wide(X), wide(X_d), kept) / (1.0 - kept) if coded else X
 
     return zip_leaves(one, total, early)
 
@@ -151,14 +138,6 @@ def _change(now: Any, before: Any, alpha: float) -> Any:
     if not isinstance(change, torch.Tensor):
         return change
     return change.masked_fill(change.isnan() & (now == before), 0.0)
-
-
-def _sendable(y: Any, like: Any) -> Any:
-    """Events in the dtype of ``like``; none is too large for it, and what is lacking is sent later."""
-    if not is_narrow(like):
-        return y
-    largest = torch.finfo(like.dtype).max
-    return narrowed(y if y.is_complex() else torch.where(y.isinf(), y, y.clamp(-largest, largest)), like)
 
 
 def _scale(value: Any, kappa: float, like: Any) -> Any:

@@ -3,6 +3,7 @@ changes them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from snnpipe.codes import RATE, Clock
 from snnpipe.errors import ThresholdError
 from snnpipe.kernels.neuron import Neuron, check_signed
-from snnpipe.kernels.precision import finite, narrowed, wide
+from snnpipe.kernels.precision import keep_finite, narrowed, wide
 from snnpipe.kernels.statistic import fitted
 from snnpipe.ops.functions import Opaque
 
@@ -56,7 +57,7 @@ class SpikingNeuron(nn.Module):
             self.register_buffer(self.capped_by, facts.pop("cap"))
 
     def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
-        theta = fitted(finite(wide(self.threshold)), z.shape, self.axis)
+        theta = fitted(wide(self.threshold), z.shape, self.axis)
         if theta is None:
             channels = 1 if self.axis is None else z.shape[self.axis]
             raise ThresholdError(
@@ -72,6 +73,11 @@ class SpikingNeuron(nn.Module):
             z = z if self.charge is None else z + self.charge
         state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **options)
         return narrowed(events, z), state
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> SpikingNeuron:
+        super()._apply(fn, recurse)
+        keep_finite(self.threshold)
+        return self
 
     def extra_repr(self) -> str:
         low, high = self.threshold.min().item(), self.threshold.max().item()

@@ -18,6 +18,7 @@ from snnpipe.emit import emit, neuron_path
 from snnpipe.generated import compiled
 from snnpipe.graph import Graph, refs
 from snnpipe.kernels import temporal
+from snnpipe.kernels.following import held
 from snnpipe.kernels.precision import narrowed, wide
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.section import Section
@@ -51,10 +52,10 @@ def quantised(neuron: SpikingNeuron, z: Tensor, code: Code, T: int) -> Tensor:
 def presented(neuron: SpikingNeuron, z: Tensor, clocks: Sequence[Clock]) -> tuple[list[Tensor], Any]:
     """The events of a neuron to which the decoded value ``z`` is presented at once, and its last state.
 
-    What is no finite number asks for nothing, as in ``temporal.followed``.
+    What is no finite number asks for nothing, as in ``following.followed``.
     """
     events, state = [], None
-    z = temporal.held(None, z)
+    z = held(None, z)
     for clock in clocks:
         now, state = neuron(temporal.constant(z, clock), state, clock)
         events.append(now)

@@ -170,13 +170,13 @@ class SpikingNetwork(nn.Module):
                 now = given | {name: encoded(given[name], encode, clock) for name in moving}
                 check_shapes(now, self.graph)
             cells, frontier = self._call(run.step, clock, cells, statics, now)
-            total = {name: cells.get(name, value) for name, value in frontier.items()}  # sums in full precision
             if t == delay:
-                early = total
+                early = _totals(frontier, cells)
             elif t > delay > 0:
                 kept *= clock.alpha
                 if t in at:
-                    frontier = temporal.zip_leaves(narrowed, temporal.since(early, total, kept), frontier)
+                    late = temporal.since(early, _totals(frontier, cells), kept)
+                    frontier = zip_leaves(narrowed, late, frontier)
             if t in at:
                 yield self._call(run.read, statics, frontier, now)
 
@@ -297,6 +297,11 @@ NETWORK = instance(
 
 def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool) -> Any:
     return SpikingNetwork(graph, params, code, history).train(training)
+
+
+def _totals(frontier: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, Any]:
+    """What is read, as precise as the cells have it: an accumulator's value is its cell in the network's dtype."""
+    return {name: cells.get(name, value) for name, value in frontier.items()}
 
 
 def _as_events(sent: Any, decoded: Any, clock: Clock) -> tuple[Any, Any]:

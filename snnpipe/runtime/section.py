@@ -11,9 +11,10 @@ from torch import fx
 from snnpipe.emit import described, emit, reader
 from snnpipe.graph import Node
 from snnpipe.kernels import temporal
+from snnpipe.kernels.following import followed
 
 #: What the temporal ops with a state compute: ``(state, value, clock) -> (value, state)``.
-STATEFUL = {"accumulate": temporal.accumulate, "difference": temporal.followed}
+STATEFUL = {"accumulate": temporal.accumulate, "difference": followed}
 
 
 class Section:

@@ -6,23 +6,22 @@ the next are the same cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import attrs
-import torch
-from torch import Tensor, fx
+from torch import fx
 
-from snnpipe.codes import Clock, Code
+from snnpipe.codes import Code
 from snnpipe.emit import argument, emit, neuron_path
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, refs
 from snnpipe.kernels import temporal
 from snnpipe.ops import functions
 from snnpipe.ops.lift import TEMPORAL
-from snnpipe.ops.modules import SpikingNeuron
-from snnpipe.ops.sequence import Hole, OverTime, at, stacked
+from snnpipe.ops.sequence import Hole, OverTime, at
 from snnpipe.ops.table import OPS
+from snnpipe.runtime.scans import accumulated, constants, differences, fired
 from snnpipe.runtime.section import Section
 
 #: Ops whose result is always new memory; what commonly stands before a ReLU.
@@ -132,54 +131,3 @@ class Same:
 def of_step(outputs: Any, t: int) -> Any:
     """What a window gave at its step ``t``, counted from 0."""
     return temporal.zip_leaves(lambda leaf: leaf.value if isinstance(leaf, Same) else at(leaf, t), outputs)
-
-
-def accumulated(total: Any, events: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
-    """``temporal.accumulate`` at each step."""
-    return _scanned(temporal.accumulate, total, events, clocks, timed)
-
-
-def differences(sent: Any, decoded: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
-    """``temporal.followed`` at each step."""
-    return _scanned(temporal.followed, sent, decoded, clocks, timed)
-
-
-def _scanned(
-    function: Callable[..., Any], state: Any, value: Any, clocks: Sequence[Clock], timed: bool
-) -> tuple[Any, Any]:
-    """What ``(state, value, clock) -> (value, state)`` gives at each step, and its state after the last."""
-    steps = []
-    for now, clock in zip(each_step(value, len(clocks), timed), clocks, strict=True):
-        made, state = function(state, now, clock)
-        steps.append(made)
-    return stacked(steps), state
-
-
-def constants(value: Any, clocks: Sequence[Clock], like: Any) -> Any:
-    """``temporal.constant`` at each step; of a number, numbers of the dtype that it has beside ``like``."""
-    if isinstance(value, int | float | complex):
-        numbers = [temporal.constant(value, clock) for clock in clocks]
-        return torch.tensor(numbers, dtype=torch.result_type(like, value), device=like.device)
-    return stacked([temporal.constant(value, clock, at(like, 0)) for clock in clocks])
-
-
-def fired(neuron: Any, state: Any, z: Tensor, clocks: Sequence[Clock], timed: bool) -> tuple[Tensor, Any]:
-    """The events of a neuron at each step, and its state after the last.
-
-    What stands for a ``SpikingNeuron`` may have a way of its own: ``window(state, z, clocks, timed)``.
-    """
-    if not isinstance(neuron, SpikingNeuron):
-        found: tuple[Tensor, Any] = neuron.window(state, z, clocks, timed)
-        return found
-    events = []
-    for now, clock in zip(each_step(z, len(clocks), timed), clocks, strict=True):
-        sent, state = neuron(now, state, clock)
-        events.append(sent)
-    return torch.stack(events), state
-
-
-def each_step(value: Any, count: int, timed: bool) -> Sequence[Any]:
-    """The value at each step; of a tensor without one gradient as large as the window for each step of it."""
-    if not timed:
-        return [value] * count
-    return value.unbind() if isinstance(value, Tensor) else [at(value, t) for t in range(count)]

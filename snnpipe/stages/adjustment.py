@@ -20,7 +20,7 @@ from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.evidence import decoded, estimate, per_sample
 from snnpipe.kernels.statistic import along
 from snnpipe.kernels.temporal import constant
-from snnpipe.runtime.window import fired
+from snnpipe.runtime.scans import fired
 
 
 @attrs.frozen(eq=False)

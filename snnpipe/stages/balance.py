@@ -19,8 +19,8 @@ from snnpipe.kernels.statistic import EXTREMA
 from snnpipe.ops.lift import lift
 from snnpipe.options import RUN, one_of
 from snnpipe.runtime.batches import Forward, fitting
+from snnpipe.runtime.scans import fired
 from snnpipe.runtime.stretches import stretches
-from snnpipe.runtime.window import fired
 from snnpipe.stage import BoundStage
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.correct import HAS_NEURONS
