@@ -49,6 +49,7 @@ def test_snapshot_of_a_container_sees_its_items():
 
 def test_unchanged_looks_after_an_exception_too():
     m = model()
+
     def fails() -> None:
         with purity.unchanged(m):
             m.eval()
