@@ -49,7 +49,8 @@ def _mask(image: bool) -> Tensor:
 RELU_SPELLINGS: tuple[Callable[[Tensor], Tensor], ...] = (
     F.relu, torch.relu, lambda h: h.relu(), lambda h: h.clamp(min=0), lambda h: torch.clamp_min(h, 0),
     lambda h: torch.maximum(h, h.new_zeros(())), lambda h: F.threshold(h, 0.0, 0.0),
-    lambda h: torch.where(h > 0, h, 0.0), lambda h: h.clone().relu_(), lambda h: F.relu(h + 0, inplace=True),
+    lambda h: torch.where(h > 0, h, 0.0), lambda h: h * (h > 0),
+    lambda h: F.leaky_relu(h, 0.0), lambda h: h.clone().relu_(), lambda h: F.relu(h + 0, inplace=True),
     nn.ReLU(),
 )  # fmt: skip
 
@@ -65,7 +66,7 @@ class Block(nn.Module):
         self.bn, self.bn2 = norm(image), norm(image)
         self.se = nn.Linear(WIDTH, WIDTH)
         self.padded = nn.Conv2d(WIDTH, WIDTH, 2) if image else nn.Linear(WIDTH + 1, WIDTH)
-        self.act = nn.ReLU()
+        self.act, self.sloped = nn.ReLU(), nn.PReLU(WIDTH)
         self.pos = nn.Parameter(torch.zeros(WIDTH, *[1, 1] * image))
         self.register_buffer("mask", _mask(image))
         self.register_buffer("later", torch.ones(WIDTH, WIDTH).triu(1).bool())
@@ -198,6 +199,8 @@ BLOCKS: dict[str, Kind] = {
     "average": Kind(_pools, True, True),
     "max_pool": Kind(_max_pool),
     "max_pool_of_relu": Kind(_max_pool_of_relu, False, True),
+    "leaky_relu": Kind(lambda m, h, s: F.leaky_relu(m.c(h), 0.2), False, True),
+    "prelu": Kind(lambda m, h, s: m.sloped(m.c(h)), False, True),
     "relu6": Kind(lambda m, h, s: F.relu6(m.c(h))),
     "capped": Kind(lambda m, h, s: torch.clamp(m.c(h), 0, 1)),
     "silu": Kind(lambda m, h, s: F.silu(h)),

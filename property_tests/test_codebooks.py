@@ -67,9 +67,7 @@ def test_a_constant_current_in_closed_form(neuron, z, theta, steps):
     assert (out.sum(0) / smallest).tolist() == expected
 
 
-@given(
-    neuron=uniform(two_sided=True), z=st.lists(GRID, min_size=1, max_size=6), theta=LEVELS, steps=st.integers(1, 16)
-)
+@given(neuron=uniform(two_sided=True), z=st.lists(GRID, min_size=1, max_size=6), theta=LEVELS, steps=st.integers(1, 16))
 def test_a_constant_current_of_either_sign_in_closed_form(neuron, z, theta, steps):
     """The same from ``low T`` upwards where the value has both signs."""
     out, _ = run(neuron, torch.tensor(z).double().expand(steps, -1), theta * ONE, RATE, signed=True)
@@ -515,6 +513,7 @@ def test_without_a_gradient_no_graph_is_kept():
 
 def test_a_codebook_of_ones_own():
     """Levels that are not evenly spaced, as in non-uniform one-step conversion, need a function and a line of data."""
+
     def nearest_square(m, smallest, low, high):
         return torch.floor((m / smallest).clamp(min=0.0).sqrt() + 0.5).square().clamp(low, high)
 

@@ -137,7 +137,7 @@ def test_a_neuron_of_the_users_own(n, seed, steps):
     with torch.no_grad():
         out, _ = run(levels(n), model[0](x).expand(steps, -1, -1), theta.double(), RATE)
         assert torch.equal(snn(x, T=steps), decode(out, RATE)[-1])
-    (name, made), = snn.neurons().items()
+    ((name, made),) = snn.neurons().items()
     assert "levels" in name
     assert made.neuron.unit == "multi-level"
 

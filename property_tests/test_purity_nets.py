@@ -62,6 +62,7 @@ def test_snapshot_sees_what_closures_and_objects_hold():
 
 def test_unchanged_looks_after_an_exception_too():
     m = model()
+
     def fails() -> None:
         with purity.unchanged(m):
             m.eval()

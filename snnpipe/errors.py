@@ -49,7 +49,7 @@ class ThresholdWarning(UserWarning):
 
 
 class SiteWarning(UserWarning):
-    """A network has no site for a neuron, so nothing in it is going to spike."""
+    """A network that is not linear has no site for a neuron, so nothing in it is going to spike."""
 
 
 #: Packages whose frames lie between a stage and the line that asked for it.

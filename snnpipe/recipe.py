@@ -31,7 +31,7 @@ from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import marked
 from snnpipe.stages.prefix import read_by_name
 from snnpipe.stages.replace import replace
-from snnpipe.stages.siteless import activations, advice
+from snnpipe.stages.siteless import advice, nonlinear
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.to_snn import to_snn
 from snnpipe.stages.trace import MODEL, trace
@@ -122,16 +122,17 @@ def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> Conv
     if not made.sites and recipe.rules == SITE_RULES:
         note = Event("recipe", recipe.name, "TRANSFORMER_RULES", "no ReLU or the like; neurons stand before products")
         made = marked(state, TRANSFORMER_RULES, statistic).evolve(note)
+    found = nonlinear(made.graph, made.params)
     if not made.sites:
         raise StageError(
-            f"{recipe}: this network has no site for a neuron (activations: {activations(made.graph)}); "
+            f"{recipe}: this network has no site for a neuron (not linear: {found or 'nothing'}); "
             f"{advice(made.graph, made.params)}. Without neurons: pipe(model, trace, td_rewrite, to_snn)"
         )
     signed = [site.name for site in made.sites.values() if site.signed and not isinstance(site.cap, Levels)]
     if signed and not recipe.neuron.two_sided:
         raise StageError(
             f"{recipe}: {len(signed)} of {len(made.sites)} sites have values of both signs ({signed[0]}, ...; "
-            f"activations: {activations(made.graph)}), of which {recipe.neuron} says nothing below zero; use a recipe "
+            f"not linear: {found}), of which {recipe.neuron} says nothing below zero; use a recipe "
             "with events of both signs: cascade_mmse, ecmt, dcgs, hmt, snm or spikezip"
         )
     return made

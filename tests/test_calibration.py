@@ -144,6 +144,7 @@ def test_a_moving_average_serves_its_own_rule_alone():
     assert theta.tolist() == [4.0]  # maxima are kept beside the average
 
 
+@pytest.mark.filterwarnings("ignore:percentile of")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_dtype_is_measured_at_least_in_float32(dtype):
     state = measured([vectors(40).to(dtype)], percentile(99.0), mlp().to(dtype))
@@ -310,6 +311,7 @@ def test_one_threshold_per_neuron_must_be_measured_so():
     assert by_histogram[0].shape == (48,)
 
 
+@pytest.mark.filterwarnings("ignore:percentile of")
 def test_too_many_histograms_are_refused(monkeypatch):
     monkeypatch.setattr(histogram, "MOST_BYTES", 40 * 8 * histogram.BINS)  # of 40 channels
     model, x = cnn(), images(size=4)
@@ -424,6 +426,7 @@ def test_padded_positions_do_not_count(rule):
             assert not torch.allclose(more, same, rtol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 def test_a_mask_must_be_an_input():
     model, (alone, _) = settled(Masked()), sentences()
     with pytest.raises(CalibrationError, match=r"no input 'mask'; it has x, attention_mask"):

@@ -323,8 +323,8 @@ def test_a_rule_of_ones_own_keeps_the_activation():
 @pytest.mark.parametrize(("act", "words"), [
     (nn.GELU(), r"1 gelu.*TRANSFORMER_RULES\) finds 1"), (nn.ELU(), "1 elu.*TRANSFORMER_RULES"),
     (nn.Tanh(), "1 tanh.*TRANSFORMER_RULES"), (nn.Hardtanh(), "1 clamp.*TRANSFORMER_RULES"),
-    (nn.Identity(), r"none.*rule of your own"),
-], ids=str)  # fmt: skip
+    (lambda x: x.square(), "1 square.*TRANSFORMER_RULES"), (lambda x: x * x, "1 mul.*TRANSFORMER_RULES"),
+], ids=["gelu", "elu", "tanh", "hardtanh", "square", "product"])  # fmt: skip
 def test_a_network_without_sites_says_so_once(act, words):
     for last in (calibrate([vectors()]), to_snn):
         with pytest.warns(SiteWarning, match=words) as seen:
@@ -341,6 +341,7 @@ def test_other_rules_are_named_where_they_find_some():
 
 
 def test_without_neurons_on_purpose_nothing_is_said():
+    pipe(between(nn.Identity()), trace, calibrate([vectors()]), to_snn)  # a linear network: nothing to say
     pipe(between(nn.GELU()), trace, td_rewrite, to_snn)
     pipe(between(nn.GELU()), trace, instrument(rules=()), to_snn)
 

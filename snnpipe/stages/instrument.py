@@ -18,7 +18,7 @@ from snnpipe.rules.sites import SITE_RULES, SiteRule
 from snnpipe.stage import stage
 from snnpipe.stages.finding import find_sites
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.siteless import activations, advice
+from snnpipe.stages.siteless import advice, nonlinear
 from snnpipe.state import ConversionState, Event, Levels, Site
 
 NO_NEURONS = (
@@ -51,7 +51,7 @@ def instrument(
             ``maximum()``, ``mmse(T=8)``, or what other tools write for them (``"99.9%"``, ``"max"``, 0.8).
 
     Warns:
-        SiteWarning: the rules found no site at all.
+        SiteWarning: the rules found no site at all, in a network that is not linear.
 
     >>> from torch import nn
     >>> import snnpipe
@@ -90,9 +90,11 @@ def instrumented(state: ConversionState) -> ConversionState:
 
 
 def warn_siteless(graph: Graph, params: Mapping[str, Tensor]) -> None:
-    """Say that nothing is going to spike, and what to write."""
-    warn(f"no site for a neuron, so nothing will spike (activations: {activations(graph)}); {advice(graph, params)}",
-         SiteWarning)  # fmt: skip
+    """Say that nothing is going to spike, and what to write; a linear network has nothing that a neuron could say."""
+    found = nonlinear(graph, params)
+    if found:
+        advised = advice(graph, params)
+        warn(f"no site for a neuron, so nothing will spike (not linear: {found}); {advised}", SiteWarning)
 
 
 def _described(site: Site) -> str:

@@ -1,4 +1,4 @@
-"""What to say of a network without a site: what its activations are, and which rules would find some."""
+"""What to say of a network without a site: what in it is not linear, and which rules would find some."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from snnpipe.graph import Graph
-from snnpipe.ops.table import UNARY
+from snnpipe.ops.lift import Case, place
 from snnpipe.rules.operands import TRANSFORMER_RULES
 from snnpipe.rules.signals import torch_name
 from snnpipe.rules.sites import SITE_RULES, SiteRule, every_fake_quantize_site
+from snnpipe.rules.wholes import wholes
 from snnpipe.stages.finding import find_sites
-
-_ACTIVATIONS = UNARY.keys() | {
-    "clamp", "fake_quantize", "glu", "hardshrink", "log_softmax", "prelu", "qcfs", "rrelu", "softmax", "softmin",
-    "softshrink", "softsign", "tanhshrink", "threshold",
-}  # fmt: skip
 
 #: Rules to try, and how they are written.
 _OTHERS: tuple[tuple[str, tuple[SiteRule, ...], str], ...] = (
@@ -28,12 +24,12 @@ _OTHERS: tuple[tuple[str, tuple[SiteRule, ...], str], ...] = (
 )  # fmt: skip
 
 
-def activations(graph: Graph) -> str:
-    """The activations that depend on the input, counted: ``"2 gelu, 1 softmax"``; "none" without any."""
-    varying = graph.descendants(node.name for node in graph.inputs)
-    names = (torch_name(node) for node in graph if node.name in varying)
-    count = Counter(name for name in names if name in _ACTIVATIONS)
-    return ", ".join(f"{number} {name}" for name, number in count.items()) or "none"
+def nonlinear(graph: Graph, params: Mapping[str, Tensor]) -> str:
+    """The operators on what varies that are not linear, counted: ``"2 gelu, 1 softmax"``; ``""`` without any."""
+    placed, whole = place(graph, temporal_inputs=True), wholes(graph, params)
+    names = [torch_name(node) for node in graph
+             if node.name not in whole and placed[node.name].case in (Case.GENERAL, Case.BILINEAR)]  # fmt: skip
+    return ", ".join(f"{number} {name}" for name, number in Counter(names).items())
 
 
 def advice(graph: Graph, params: Mapping[str, Tensor]) -> str:
