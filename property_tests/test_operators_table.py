@@ -3,15 +3,28 @@
 import argparse
 
 import pytest
+import torch
+from torch import fx
 
 from property_tests.nightly_operators import tried
 from property_tests.operators import table
+from property_tests.operators.law import PLAIN, judged
+from property_tests.operators.subject import CODES, Eager, Subject
 
 pytest.importorskip("expecttest")
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 OPERATORS = (
     "abs", "add", "bmm", "clamp", "cumsum", "index_select", "linalg.norm", "logsumexp", "mul", "nn.functional.conv2d",
     "nn.functional.linear", "nn.functional.relu", "softmax", "std", "transpose",
+)  # fmt: skip
+LINES = (
+    "y: y[idx] = c[idx]", "y: y[y > 0] = 0.0", "y: y[0] += 1", "y: y.scatter_(1, labels[:, None], c)",
+    "y: y.index_add_(0, idx, x[:3], alpha=2)", "y: y.masked_scatter_(mask, c)", "y: y.lerp_(c, 0.3)", "y: y += y",
+    "b: b = b + x", "b: b += x", "value: F.cross_entropy(x, labels)", "value: F.mse_loss(x, c)", "value: x.sort(1)",
+    "value: x[:, x.argmax(1)]", "value: torch.where(x > 0, x, 0.0)", "value: F.gelu(x, approximate=\"tanh\")",
+    "value: x.sum() * x.sum()", "value: 2 ** x", "value: torch.fft.rfft(x).abs()", "value: x.half() + x",
+    "value: Pair(x, x * 2)", "value: torch.linalg.qr(x)", "random: F.dropout(x)", "random: torch.poisson(x.abs())",
 )  # fmt: skip
 
 
@@ -20,10 +33,39 @@ def rows():
     return {table.label(op): op for op in table.operators()}
 
 
-@pytest.mark.filterwarnings("ignore")
+def fallen_short(name, op):
+    found = tried(name, op, argparse.Namespace(samples=1, spelling="", front=["symbolic"]))
+    assert found
+    return [trial for trial in found if trial["outcome"] in ("wrong", "other")]
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_spelling_is_right_or_refused(rows, name):
-    options = argparse.Namespace(samples=1, spelling="", front=["symbolic"])
-    found = tried(name, rows[name], options)
-    assert any(trial["outcome"] == "exact" for trial in found)
-    assert [trial for trial in found if trial["outcome"] in ("wrong", "other")] == []
+    assert fallen_short(name, rows[name]) == []
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_every_line_is_right_or_refused(name):
+    assert fallen_short(name, None) == []
+
+
+UNLIKE = {
+    "value": lambda x: x * 1.001,
+    "shape": lambda x: x[:1],
+    "dtype": lambda x: x.float(),
+    "structure": lambda x: (x, x),
+}
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_the_harness_sees_a_network_that_is_not_the_model(kind):
+    """``forward`` does something else while it is traced."""
+
+    def formula(net, x):
+        return UNLIKE[kind](x) if isinstance(x, fx.Proxy) else x * 1
+
+    subject = Subject(formula, (torch.rand(3, 4, dtype=torch.float64) + 1,))
+    found = judged(subject, Eager.of(subject), "symbolic")
+    assert len(found) == 4
+    assert not any(outcome.exact for outcome in found.values())
+    assert {(found[PLAIN, code].word, found[PLAIN, code].kind) for code in CODES} == {("wrong", kind)}

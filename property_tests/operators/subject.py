@@ -49,7 +49,10 @@ class Subject:
 
     def eager(self, inputs: Sequence[Tensor]) -> list[Any]:
         """Leaves of the formula's value, by PyTorch itself."""
-        return copied(self.model(self.formula)(*[x.clone() for x in inputs]))
+        return copied(self.value(inputs))
+
+    def value(self, inputs: Sequence[Tensor]) -> Any:
+        return self.model(self.formula)(*[x.clone() for x in inputs])
 
     @property
     def moves(self) -> bool:
@@ -127,8 +130,8 @@ class Eager:
         drew = differs and before != _generators()
         if differs and not drew:
             return Outcome("not applicable", "undefined", "two runs of the model differ")
-        (first, *rest) = values[-1]
-        follows = not rest and isinstance(first, Tensor) and first.is_floating_point()
+        value = subject.value(course[-1])
+        follows = isinstance(value, Tensor) and value.is_floating_point()
         behind = _neurons(course) if subject.moves and not drew else {}
         try:
             for steps in behind.values():

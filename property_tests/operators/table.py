@@ -56,8 +56,11 @@ def calls(op: Any, number: int) -> list[Call]:
     One of whole numbers comes last, where the operator takes floats too: its input does not change in time.
     """
     dtypes = [d for d in (*DTYPES, *sorted(op.dtypes, key=str)) if op.supports_dtype(d, "cpu")]
-    found = _calls(op, dtypes[0])[:number] if dtypes else []
-    found.sort(key=lambda made: (not _fits(op, made), -made.inputs[0].ndim))
+    found = _calls(op, dtypes[0]) if dtypes else []
+    best = min(
+        found, key=lambda made: (not made.inputs[0].ndim, not _fits(op, made), -made.inputs[0].ndim), default=None
+    )
+    found = [*filter(None, [best]), *(made for made in found if made is not best)][:number]
     whole = dtypes and dtypes[0].is_floating_point and op.supports_dtype(torch.int64, "cpu")
     return found + (_calls(op, torch.int64)[:1] if whole else [])
 
