@@ -77,7 +77,7 @@ def _leaves_last_axis(node: Node, graph: Graph) -> bool:
         return not (isinstance(index, tuple) and ... in index and isinstance(index[-1], int))
     names = _AXES.get(node.op)
     count = rank(node.get("input"), graph) if names else None
-    axes = [node.get(name, 0) for name in names or ()]
+    axes = [node.get(name, None if node.op == "squeeze" else 0) for name in names or ()]  # squeeze(): any of them
     return bool(axes) and all(
         isinstance(axis, int) and (axis < -1 or axis == 0 or (count is not None and 0 < axis < count - 1))
         for axis in axes
