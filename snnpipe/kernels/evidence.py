@@ -38,13 +38,13 @@ def per_sample(x: Tensor, axis: int | None, *, each: bool = False) -> Tensor:
     return x.flatten(1, -2).sum(1) if x.ndim > 2 else x.reshape(-1, x.shape[-1])
 
 
-def estimate(cross: Tensor, power: Tensor, least: Tensor | float) -> tuple[Tensor, Tensor]:
+def estimate(cross: Tensor, power: Tensor, one: Tensor | float) -> tuple[Tensor, Tensor]:
     """The correction of each channel, and whether there is evidence for it, (C,).
 
     Args:
         cross: ``sum e r`` for each sample, (N, C).
         power: ``sum r^2`` for each sample.
-        least: the power below which a regressor is none.
+        one: the least power of a regressor that is not 0, that of one smallest event; what is below half of it is none.
 
     >>> one_event = torch.tensor([[0.0], [0.5], [0.0]])
     >>> estimate(20 * one_event, one_event, 0.1)
@@ -53,11 +53,20 @@ def estimate(cross: Tensor, power: Tensor, least: Tensor | float) -> tuple[Tenso
     (tensor([2.]), tensor([True]))
     """
     whole = power.sum(0)
-    found = torch.where(whole >= least, cross.sum(0) / whole, 0.0)
+    found = torch.where(whole >= 0.5 * one, cross.sum(0) / whole, 0.0)
     rest = whole - power
-    without = torch.where(rest >= least, (cross.sum(0) - cross) / rest, 0.0)
-    gained = (without * (2 * cross - without * power)).sum(0)
-    return found, gained > 0
+    without = torch.where(rest >= 0.5 * one, (cross.sum(0) - cross) / rest, 0.0)
+    gained = 2 * without * cross, without.square() * power
+    return found, below(gained[1].sum(0), gained[0].sum(0), len(power))
+
+
+def below(after: Tensor, before: Tensor, terms: int) -> Tensor:
+    """Whether a sum is smaller than another by more than the rounding of either: of ties, none is.
+
+    >>> below(torch.tensor(0.1 + 0.2), torch.tensor(0.3), 2)
+    tensor(False)
+    """
+    return before - after > terms * torch.finfo(before.dtype).eps * (before.abs() + after.abs())
 
 
 def decoded(events: Tensor, worth: Sequence[float]) -> Tensor:

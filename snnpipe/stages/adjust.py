@@ -47,7 +47,7 @@ def adjusted(
         for way, own_way in zip(ways, own_ways, strict=True):
             node, seen = way.neuron, list[Seen]()
             module, waits = tree.get_submodule(neuron_path(node)), schedule == "layer"
-            neuron = Neuron(node, module, code, T, per, timed=own_way.timed, waits=waits)
+            neuron = Neuron(node, module, code, T, per, timed=own_way.timed, waits=waits, called=called)
             for number, given in enumerate(inputs):
                 with fitting(called, number, given, tree):
                     z, there[number] = way(tree, (), there[number])

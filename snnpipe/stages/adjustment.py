@@ -17,7 +17,7 @@ from snnpipe.emit import neuron_path
 from snnpipe.errors import CalibrationError
 from snnpipe.graph import Node
 from snnpipe.kernels.codebook import Codebook
-from snnpipe.kernels.evidence import decoded, estimate, per_sample
+from snnpipe.kernels.evidence import below, decoded, estimate, per_sample
 from snnpipe.kernels.statistic import along
 from snnpipe.kernels.temporal import constant
 from snnpipe.runtime.scans import fired
@@ -65,10 +65,13 @@ class Neuron:
         per: ``"channel"`` or ``"neuron"``, what has an adjustment of its own.
         timed: whether its current has a time axis.
         waits: whether it is given its whole decoded current at once.
+        called: the stage, for messages.
     """
 
-    def __init__(self, node: Node, module: Any, code: Code, T: int, per: str, *, timed: bool, waits: bool) -> None:
-        self.node, self.path, self.module, self.per = node, neuron_path(node), module, per
+    def __init__(
+        self, node: Node, module: Any, code: Code, T: int, per: str, *, timed: bool, waits: bool, called: str
+    ) -> None:
+        self.node, self.path, self.module, self.per, self.called = node, neuron_path(node), module, per, called
         self.timed, self.waits = timed, waits
         self.clocks = [code.clock(t) for t in range(1, T + 1)]
         self.worth = code.worth(T)
@@ -95,13 +98,14 @@ class Neuron:
     ) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
         """What is adjusted, by key, and words for it; made in order, the neuron runs anew after each."""
         own: dict[str, Tensor] = {}
+        terms = sum(batch.a.numel() for batch in seen)
         notes: list[tuple[str, str]] = []
         for adjustment in adjustments:
             change, evident, before = self._estimated(adjustment, seen, own)
             kept = evident
             if adjustment.key != "scale":  # least squares never add to the error that they minimise
                 after = self._error(seen, self._with(own, adjustment.key, change, seen[0].a))
-                kept = evident & (after < before)
+                kept = evident & below(after, before, terms)
             change = torch.where(kept, change, 0.0)
             own = self._with(own, adjustment.key, change, seen[0].a)
             notes.append(self._note(adjustment, change, evident, kept))
@@ -120,8 +124,8 @@ class Neuron:
             cross.append(self._sums(lacking * regressor))
             power.append(self._sums(regressor.square()))
             errors.append(self._sums((batch.a - a).square()))
-        least = self._smallest(cross[0].shape[1]).square() if scales else 0.5
-        change, evident = estimate(self._together(cross), self._together(power), least)
+        one = self._smallest(cross[0].shape[1]).square() if scales else 1.0
+        change, evident = estimate(self._together(cross), self._together(power), one)
         if scales:
             evident &= (change >= -1) & (change <= 2 * sum(self.worth) / self.least - 1)
         if adjustment.key == "charge":
@@ -146,8 +150,8 @@ class Neuron:
     def _together(self, sums: list[Tensor]) -> Tensor:
         if len({found.shape[1] for found in sums}) > 1:
             raise CalibrationError(
-                f'{self.path}: batches of different sizes have no neurons in common; use per="channel", or give all '
-                "inputs one size"
+                f"{self.called}: at {self.path}, batches of different sizes have no neurons in common; "
+                'use per="channel", or give all inputs one size'
             )
         return torch.cat(sums)
 
