@@ -150,3 +150,13 @@ def test_a_place_in_another_library_is_not_torchs():
 def test_the_graph_of_a_check_is_the_graph_without_it():
     assert str(trace(Net().eval(), check=X).graph) == str(trace(Net().eval()).graph)
     torch.testing.assert_close(pipe(Net().eval(), trace(check=X), to_module)(X).shape, (5, 2))
+
+
+def test_a_decoder_is_told_to_leave_out_its_cache():
+    class Decoder(nn.Module):
+        def forward(self, x, use_cache=True):
+            return x if x.sum() > 0 else -x
+
+    for options in ({}, {"example": X}):
+        with pytest.raises(TraceError, match=r"constants=\{'use_cache': False\}"):
+            trace(Decoder(), **options)
