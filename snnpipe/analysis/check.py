@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -9,7 +10,7 @@ import attrs
 from torch import nn
 
 from snnpipe.checks import takes
-from snnpipe.errors import StageError, TraceError, UnsupportedError
+from snnpipe.errors import SiteWarning, StageError, TraceError, UnsupportedError
 from snnpipe.graph import Node
 from snnpipe.ops.lift import Case, Form, graded_units, place
 from snnpipe.stages.fuse import fuse
@@ -116,7 +117,9 @@ def check(model: nn.Module, **options: Any) -> Verdict:
     except (TraceError, UnsupportedError) as error:
         return Verdict((), str(error), "nothing")
     assert isinstance(state, ConversionState)
-    state = replace(threshold=fixed(1.0))(instrument(fuse(state)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SiteWarning)  # the verdict says it
+        state = replace(threshold=fixed(1.0))(instrument(fuse(state)))
     placed = place(state.graph, temporal_inputs=False)
     graded = {node.name for node in graded_units(state.graph, temporal_inputs=False)}
     before_neuron = state.graph.ancestors(node.name for node in state.graph if node.op == "encode")

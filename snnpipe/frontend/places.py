@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
@@ -80,4 +81,10 @@ def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, exam
         "     it is then converted as a whole, on decoded values, and stays a graded (float) unit;\n"
         "   - fix an argument that only selects a branch: trace(constants={'flag': True});\n"
         "   - write the branch with torch.where, and the loop over a known length"
+        + "\n   - leave out its cache of keys and values: trace(constants={'use_cache': False})" * _has_cache(root)
     )
+
+
+def _has_cache(root: nn.Module) -> bool:
+    """Whether a model is one of the decoders that keep keys and values unless they are told not to."""
+    return "use_cache" in inspect.signature(root.forward).parameters
