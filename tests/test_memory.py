@@ -182,7 +182,7 @@ NOT_RANDOM = {
     "only in training": lambda x: x + torch.randn(4) if torch.is_grad_enabled() and False else x,
     "switched off": lambda x: F.dropout(x, 0.5, False) + F.rrelu(x),
     "attention": lambda x: F.scaled_dot_product_attention(x, x, x),
-    "given": lambda x: F.fractional_max_pool2d(x[None, None], 2, None, 0.5, False, torch.ones(1, 1, 2)),
+    "given": lambda x: F.fractional_max_pool2d(x[None, None], 2, 1, None, False, torch.ones(1, 1, 2)),
 }  # fmt: skip
 
 

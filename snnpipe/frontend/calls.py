@@ -22,7 +22,9 @@ FUNCTIONAL = (
 
 def spelled(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """What is called and with what; a function with ``inplace`` among its positional arguments gets it by name."""
-    target: Any = operator.setitem if node.target == "__setitem__" else node.target
+    target: Any = node.target
+    if isinstance(target, str) and target.startswith("__"):  # Python's own methods of tensors
+        target = getattr(operator, target, target)
     spelling = KNOWN.get(target) if facts.hashed(target) is not None else None
     bound = spelling.signature.bind(node.args, dict(node.kwargs)) if spelling is not None else None
     if bound is None or "inplace" not in bound or "inplace" in node.kwargs:

@@ -106,6 +106,8 @@ def is_write(target: Any) -> bool:
     name = name_of(target)
     if name in ("setitem", "__setitem__") or hashed(target) in INPLACE_OPERATORS:
         return True
+    if getattr(target, "__module__", "") == "_operator":  # and_, or_, not_: Python's keywords
+        return False
     return name.endswith("_") and not name.endswith("__") and name not in HARMLESS and is_torchs(target)
 
 
@@ -118,6 +120,13 @@ def written(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> li
     out = [] if kwargs.get("out") is None else [kwargs["out"]]
     first = args[:1] or (kwargs.get("self", kwargs.get("input")),)
     return out + [first[0]] * (is_write(target) or kwargs.get("inplace") is True)
+
+
+def returns_written(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether what a call returns is the tensor it writes to, as with ``x.add_(1)`` and ``add(x, 1, out=y)``."""
+    if isinstance(target, OpOverload):
+        return any(value.alias_info is not None and value.alias_info.is_write for value in target._schema.returns)
+    return not any(isinstance(tree, list | tuple) for tree in written(target, args, kwargs))
 
 
 def hashed(target: Any) -> Any:
@@ -163,8 +172,9 @@ def shared(overload: OpOverload) -> frozenset[str] | None:
     sets = [value.alias_info.before_set for value in schema.returns if value.alias_info is not None]
     if not sets and _is_composed(overload):
         return None  # one of the operators it is made of may be a view
-    marks: set[str] = set().union(*sets)
-    return frozenset(a.name for a in schema.arguments if a.alias_info is not None and a.alias_info.before_set & marks)
+    marked = [(a.name, a.alias_info.before_set) for a in schema.arguments if a.alias_info is not None]
+    lists = any(not marks for marks in sets)  # the schema of a list of results does not say which argument is meant
+    return frozenset(name for name, own in marked if lists or own & set[str]().union(*sets))
 
 
 # randomness

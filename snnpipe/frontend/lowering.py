@@ -63,8 +63,7 @@ def lower(
 
 def _remembered(graph: Graph, written: Collection[str], places: Mapping[str, Node]) -> Iterator[Problem]:
     """The model's own tensors that it writes to and whose value from the run before counts."""
-    read = {key for node in graph for name, value in node.operands.items() if name not in _shape_only(node)
-            for key in param_keys(value)} | set(param_keys(graph.output))  # fmt: skip
+    read = {key for node in graph for key in param_keys(_read_by(node))} | set(param_keys(graph.output))
     for key in sorted(read & set(written)):
         node = places.get(key)
         module, _, name = key.rpartition(".")
@@ -76,8 +75,12 @@ def _remembered(graph: Graph, written: Collection[str], places: Mapping[str, Nod
         )  # fmt: skip
 
 
-def _shape_only(node: Node) -> frozenset[str]:
-    return OPS[node.op].shape_only if node.op in OPS else frozenset()
+def _read_by(node: Node) -> Any:
+    """The operands whose values count; of what is overwritten whole only the shape does."""
+    if node.op == "call" and isinstance(node["target"], functions.OnCopies):
+        return node["args"], tuple(value for key, value in node["kwargs"].items() if key != "out")
+    shape_only = OPS[node.op].shape_only if node.op in OPS else frozenset()
+    return tuple(value for name, value in node.operands.items() if name not in shape_only)
 
 
 class _Lowering:
@@ -204,7 +207,7 @@ class _Lowering:
         self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], written: list[fx.Node]
     ) -> None:
         """A call that writes: its functional twin, where a row has it and keeps the type, else the call on copies."""
-        cell, values = self.cells[written[0]], list[Any]()
+        cell, returned = self.cells[written[0]], None
         twin = calls.functional(target) if len(written) == 1 and kwargs.get("out") is None else None
         plain = {key: value for key, value in kwargs.items() if key != "inplace"}
         recognised = None if twin is None else self._recognise(twin, self._read(args, node), self._read(plain, node))
@@ -219,13 +222,16 @@ class _Lowering:
         else:
             if facts.name_of(target) in facts.UNTRACKED:
                 self._problem(node, f"`{facts.name_of(target)}` changes the memory of a tensor", calls.FUNCTIONAL)
-            values = self._on_copies(node, target, args, kwargs)
+            returned, values = self._on_copies(node, target, args, kwargs)
         for leaf, value in zip(written, values, strict=True):
             self._written(self.cells[leaf], value)
-        self.cells[node] = cell if len(written) == 1 else cells.fresh(tuple(values))
+        whole = returned is None or (len(written) == 1 and facts.returns_written(target, args, kwargs))
+        self.cells[node] = cell if whole else cells.fresh(returned)
 
-    def _on_copies(self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-        """Run a call on copies of what it writes to; the new values, in the order of ``facts.written``."""
+    def _on_copies(
+        self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Ref, list[Any]]:
+        """Run a call on copies of what it writes to: what it returns, and the new values in order."""
         called = overloads.as_function(target) if isinstance(target, OpOverload) else target
         places = facts.written(target, args, kwargs)
         at: tuple[Any, ...] = tuple(next(key for key, value in (*enumerate(args), *kwargs.items()) if value is place)
@@ -233,10 +239,10 @@ class _Lowering:
         _, _, made = self._emitted(node, functions.OnCopies(called, at), args, kwargs)
         values: list[Any] = []
         for k, place in enumerate(places):
-            whole = self.emit("getitem", a=made, index=k)
+            whole = self.emit("getitem", a=made, index=k + 1)
             pieces = isinstance(place, tuple | list)
             values += [self.emit("getitem", a=whole, index=i) for i in range(len(place))] if pieces else [whole]
-        return values
+        return self.emit("getitem", a=made, index=0), values
 
     def _written(self, cell: Cell, value: Any) -> None:
         node = self.taken[value.name]

@@ -81,7 +81,8 @@ def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, exam
         "     it is then converted as a whole, on decoded values, and stays a graded (float) unit;\n"
         "   - fix an argument that only selects a branch: trace(constants={'flag': True});\n"
         "   - write the branch with torch.where, and the loop over a known length"
-        + "\n   - leave out its cache of keys and values: trace(constants={'use_cache': False})" * _has_cache(root)
+        + "\n   - leave out its cache of keys and values: trace(constants={'use_cache': False})"
+        * _has_cache(root)
     )
 
 

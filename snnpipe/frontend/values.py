@@ -51,6 +51,8 @@ def is_view(op: str, operands: dict[str, Any]) -> bool:
     if op != "call":
         return op in _VIEWS
     name, args = name_of(operands["target"]), operands["args"]
+    if name == "getattr" and len(args) == 2:
+        name = args[1]
     if name == "unfold":  # the method; the function of that name is a row
         return True
     return name in _VIEWS and bool(args) and isinstance(args[0], Ref | Param)

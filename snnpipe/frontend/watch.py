@@ -28,6 +28,9 @@ _METADATA = frozenset({
 })  # fmt: skip
 
 
+_UNINITIALISED = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
+
+
 @attrs.frozen(eq=False)
 class _Known:
     """A real tensor that something is known of; kept, so that no other takes its place in memory."""
@@ -35,6 +38,17 @@ class _Known:
     tensor: Tensor
     symbol: fx.Proxy | None = None
     origin: str = ""
+
+
+@attrs.frozen(eq=False)
+class _View:
+    """A real tensor that a call has made of another, in its memory; ``at`` is its place among several."""
+
+    tensor: Tensor
+    func: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    at: int | None
 
 
 class Watch(TorchFunctionMode):
@@ -54,6 +68,7 @@ class Watch(TorchFunctionMode):
         self.made: dict[int, Tensor] = {}
         self.written: dict[int, _Known] = {}
         self.random: dict[int, _Known] = {}
+        self.views: dict[int, _View] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -78,6 +93,8 @@ class Watch(TorchFunctionMode):
         if known is not None:
             return known.symbol
         if self.written and any(_overlap(tensor, other.tensor) for other in self.written.values()):
+            if id(tensor) in self.views:
+                return self._symbol(tensor)
             raise TraceError(
                 f"trace: at {self.place()} a tensor is read that shares memory with one that depends on the input and "
                 "was written to.\n  Give an example, which follows such writes: trace(example=x)"
@@ -97,13 +114,27 @@ class Watch(TorchFunctionMode):
                 "  Draw random numbers only in training mode (if self.training: ...), or outside the model, as an input"
             )
 
+    def _symbol(self, tensor: Tensor) -> Any:
+        """A symbol for a real tensor that is, or is about to be, written to: of a view, that view of its base's."""
+        if id(tensor) not in self.written:
+            view = self.views.get(id(tensor))
+            self.written[id(tensor)] = _Known(tensor, self.symbol(tensor) if view is None else self._view(view))
+        return self.written[id(tensor)].symbol
+
+    def _view(self, view: _View) -> Any:
+        args, kwargs = pytree.tree_map_only(
+            Tensor, lambda leaf: self._symbol(leaf) if _overlap(leaf, view.tensor) else leaf, (view.args, view.kwargs)
+        )
+        made = self.record(view.func, args, kwargs)
+        return made if view.at is None else made[view.at]
+
     def _write(self, func: Any, args: Any, kwargs: Any) -> None:
         """Real tensors that a call with symbols writes to become symbols."""
         for tree in facts.written(func, args, kwargs):
             for leaf in pytree.tree_leaves(tree):
                 if isinstance(leaf, Tensor):
                     self.constant(leaf)
-                    self.written[id(leaf)] = _Known(leaf, self.symbol(leaf))
+                    self._symbol(leaf)
 
     def _computed(self, func: Any, name: str, args: Any, kwargs: Any, given: list[Any]) -> Any:
         """Run a call on real tensors, and note what it makes."""
@@ -113,9 +144,14 @@ class Watch(TorchFunctionMode):
         if torch_state() != before or ("generator" in kwargs and facts.is_random(func, args, kwargs)):
             origins = [f"{name} at {self.place()}" if self.place() else name]
         made = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        for leaf in made:
+        if name in _UNINITIALISED:  # whatever lies there is overwritten, or the model computes no function
+            made[0].zero_()
+        for at, leaf in enumerate(made):
             if not any(_overlap(leaf, other) for other in given):
                 self.made.setdefault(_memory(leaf), leaf)
+            elif not any(leaf is other for other in given):
+                place = None if isinstance(result, Tensor) else at
+                self.views[id(leaf)] = _View(leaf, func, args, kwargs, place)
             if origins:
                 self.random[id(leaf)] = _Known(leaf, origin=origins[0])
             elif name in ("fill_", "zero_", "copy_"):

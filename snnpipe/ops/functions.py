@@ -6,6 +6,7 @@ They are called from generated code, so each is public, pure and named for what 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import attrs
@@ -90,7 +91,7 @@ def call(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @attrs.frozen
 class OnCopies:
-    """A function that writes to some of its arguments, as one that does not: ``f(*args, **kwargs) -> written copies``.
+    """A function that writes to some of its arguments, as one that does not: ``(what it returns, *written copies)``.
 
     Attributes:
         target: the function, or the name of a method of its first argument.
@@ -110,11 +111,8 @@ class OnCopies:
         given |= copies
         args = tuple(given[k] for k in range(len(args)))
         kwargs = {key: given[key] for key in kwargs}
-        if isinstance(self.target, str):
-            getattr(args[0], self.target)(*args[1:], **kwargs)
-        else:
-            self.target(*args, **kwargs)
-        return tuple(copies.values())
+        call = getattr(args[0], self.target) if isinstance(self.target, str) else partial(self.target, *args[:1])
+        return call(*args[1:], **kwargs), *copies.values()
 
 
 @attrs.frozen
