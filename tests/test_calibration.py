@@ -112,7 +112,6 @@ def test_the_moving_average_depends_on_order():
     assert (up.item(), down.item()) == (0.75 * 1 + 0.25 * 5, 0.75 * 5 + 0.25 * 1)
 
 
-@pytest.mark.filterwarnings("ignore:percentile of")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_dtype_is_measured_at_least_in_float32(dtype):
     state = measured([vectors(40).to(dtype)], percentile(99.0), mlp().to(dtype))
@@ -279,7 +278,6 @@ def test_one_threshold_per_neuron_must_be_measured_so():
     assert by_histogram[0].shape == (48,)
 
 
-@pytest.mark.filterwarnings("ignore:percentile of")
 def test_too_many_histograms_are_refused(monkeypatch):
     monkeypatch.setattr(histogram, "MOST_BYTES", 40 * 8 * histogram.BINS)  # of 40 channels
     model, x = cnn(), images(size=4)

@@ -55,6 +55,7 @@ def around(leaf):
 
 
 @pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 @pytest.mark.parametrize("leaf", KINDS)
 def test_leaves_change_neither_state_nor_network(leaf):
     model, x = around(leaf), vectors()
