@@ -55,7 +55,6 @@ def around(leaf):
 
 
 @pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
-@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 @pytest.mark.parametrize("leaf", KINDS)
 def test_leaves_change_neither_state_nor_network(leaf):
     model, x = around(leaf), vectors()
@@ -83,6 +82,7 @@ def test_leaves_are_exact_in_time(leaf):
     assert torch.equal(events, kept)
 
 
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 @pytest.mark.parametrize("leaf", KINDS)
 def test_the_users_input_is_unchanged(leaf):
     model, x = settled(nn.Sequential(leaf(), nn.Linear(6, 3))), vectors()
