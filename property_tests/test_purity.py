@@ -42,6 +42,8 @@ from snnpipe import (
 )
 from snnpipe.ops.lift import has_neurons
 
+pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")  # a drawn network may have no ReLU
+
 
 def data_for(net: Net) -> list[torch.Tensor]:
     return [inputs(net, seed) for seed in (1, 2)]

@@ -33,6 +33,8 @@ from snnpipe import (
     trace,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")  # a drawn network may have no ReLU
+
 
 def convert(net: nn.Module, x: torch.Tensor, *stages: Any, statistic: Any = "max") -> Any:
     with warnings.catch_warnings():

@@ -34,6 +34,8 @@ from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.thresholds import fixed
 
+pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")  # a drawn network may have no ReLU
+
 
 def wired(net: Net, draw: Any) -> ConversionState:
     state = trace(net)

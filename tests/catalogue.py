@@ -164,6 +164,8 @@ CASES = (
     Case("P25 clamp(0, 1)", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=lambda y: y.clamp(0, 1)), x, 1),
     Case("P25 ReLU6", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=nn.ReLU6()), x, 1),
     Case("P25 Hardtanh(0, 1)", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=nn.Hardtanh(0, 1)), x, 1),
+    Case("P26 PReLU", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=nn.PReLU(8)), x, 2),
+    Case("P26 LeakyReLU", lambda: m.Clamped(a=L(6, 8), b=L(8, 3), act=nn.LeakyReLU(0.2)), x, 2),
 )  # fmt: skip
 
 NAMES = [case.name for case in CASES]

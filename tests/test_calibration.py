@@ -311,7 +311,6 @@ def test_one_threshold_per_neuron_must_be_measured_so():
     assert by_histogram[0].shape == (48,)
 
 
-@pytest.mark.filterwarnings("ignore:percentile of")
 def test_too_many_histograms_are_refused(monkeypatch):
     monkeypatch.setattr(histogram, "MOST_BYTES", 40 * 8 * histogram.BINS)  # of 40 channels
     model, x = cnn(), images(size=4)

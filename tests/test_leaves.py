@@ -82,6 +82,7 @@ def test_leaves_are_exact_in_time(leaf):
     assert torch.equal(events, kept)
 
 
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 @pytest.mark.parametrize("leaf", KINDS)
 def test_the_users_input_is_unchanged(leaf):
     model, x = settled(nn.Sequential(leaf(), nn.Linear(6, 3))), vectors()

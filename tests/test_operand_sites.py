@@ -245,6 +245,7 @@ def test_networks_of_convolutions():
     assert sites(Gated(), rules=SITE_RULES)[1] == {"relu": (-3, False)}
 
 
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 def test_the_default_leaves_operands_alone():
     assert not pipe(vit(), trace, instrument).sites
 

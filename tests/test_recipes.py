@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from snnpipe import RATE, InputError, digest, fuse, pipe, recipes, sweep, trace
 from snnpipe.recipes import RECIPES
 
-pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*never fired")
 
 
 def layer() -> nn.Sequential:

@@ -92,7 +92,6 @@ def test_signed_neuron_takes_spikes_back():
     assert "signed" in repr(signed)
 
 
-@pytest.mark.filterwarnings("ignore:percentile of")
 @pytest.mark.parametrize("per", ["channel", "layer"])
 @pytest.mark.parametrize("rule", [maximum, lambda **k: percentile(99.9, **k)], ids=["maximum", "percentile"])
 def test_thresholds_per_layer_and_per_channel(per, rule):
@@ -172,7 +171,6 @@ def dead(bias):
     return model
 
 
-@pytest.mark.filterwarnings("ignore:percentile of")
 @pytest.mark.parametrize("statistic", [maximum(), percentile(99.9), percentile(99.9, per="layer")], ids=str)
 def test_a_dead_layer_stays_silent(statistic):
     model, x = dead(-100.0), vectors()

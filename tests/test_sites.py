@@ -432,7 +432,7 @@ def dense(n):
 
 def test_a_percentile_of_little_data_is_said_and_what_to_write():
     model, x = dense(256)
-    with pytest.warns(ThresholdWarning, match=r"percentile of 256 values in 1 site.*on 500 or more") as seen:
+    with pytest.warns(ThresholdWarning, match=r"percentile of 256 values per channel in 1 site.*on 500 or more") as seen:
         state = pipe(model, trace, calibrate([x]), replace)
     assert len(seen) == 1
     assert Event("replace", "1", "little data", "percentile(q=99.9) per channel is that of 256 values") in state.history
@@ -449,7 +449,9 @@ def test_a_percentile_of_little_data_is_said_and_what_to_write():
 ], ids=str)  # fmt: skip
 def test_enough_data_says_nothing(n, rule):
     model, x = dense(n)
-    pipe(model, trace, instrument(statistic=rule), calibrate([x]), replace(threshold=rule))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipe(model, trace, instrument(statistic=rule), calibrate([x]), replace(threshold=rule))
 
 
 def floor(model, theta):

@@ -106,14 +106,20 @@ def _read_as_whole(graph: Graph) -> tuple[set[str], set[str]]:
     """What is read as a place, and what only for a cast to whole numbers; with what either is made of."""
     places: set[str] = set()
     becoming: set[str] = set()
+    users: dict[str, list[Node]] = {}
+    results = set(refs(graph.output))
     for node in reversed(graph.nodes):
-        readers = [graph[user] for user in graph.users[node.name] if user != "output"]
+        readers = users.get(node.name, [])
+        for name in set(refs(node.operands)):
+            users.setdefault(name, []).append(node)
         if any(
             _reads_place(reader, node) or (reader.name in places and _hands_on(reader, graph)) for reader in readers
         ):
             places.add(node.name)
-        elif len(readers) == len(graph.users[node.name]) > 0 and all(
-            _casts(reader) or (reader.name in becoming and _hands_on(reader, graph)) for reader in readers
+        elif (
+            readers
+            and node.name not in results
+            and all(_casts(reader) or (reader.name in becoming and _hands_on(reader, graph)) for reader in readers)
         ):
             becoming.add(node.name)
     return places, becoming

@@ -91,7 +91,7 @@ def instrumented(state: ConversionState) -> ConversionState:
 
 def warn_siteless(graph: Graph, params: Mapping[str, Tensor]) -> None:
     """Say that nothing is going to spike, and what to write; a linear network has nothing that a neuron could say."""
-    found = nonlinear(graph, params)
+    found = nonlinear(graph, params) if graph.inputs else ""
     if found:
         advised = advice(graph, params)
         warn(f"no site for a neuron, so nothing will spike (not linear: {found}); {advised}", SiteWarning)
