@@ -78,8 +78,8 @@ def decoded(events: Tensor, worth: Sequence[float]) -> Tensor:
     tensor(0.)
     """
     wide = events.to(torch.promote_types(events.dtype, torch.float32))
-    weights = torch.tensor(worth, dtype=wide.dtype, device=wide.device).reshape(-1, *[1] * (wide.ndim - 1))
-    weighed = weights * wide
-    found = weighed.sum(0)
+    weights = torch.tensor(worth, dtype=wide.dtype, device=wide.device)
+    found: Tensor = torch.tensordot(weights, wide, 1)
+    sizes: Tensor = torch.tensordot(weights, wide.abs(), 1)
     rounding = torch.finfo(events.dtype).eps + len(worth) * torch.finfo(wide.dtype).eps
-    return found.masked_fill(found.abs() <= rounding * weighed.abs().sum(0), 0.0)
+    return found.masked_fill_(found.abs() <= rounding * sizes, 0.0)

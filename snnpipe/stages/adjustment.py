@@ -5,7 +5,7 @@ Knows the data of one neuron; the network around it is ``stages.adjust``'s busin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -46,13 +46,12 @@ class Adjustment:
         key: ``"shift"``, a constant added to its current; ``"charge"``, one more event that it is given before the
             first step; ``"scale"``, a factor of its output.
         name: what a report calls it.
-        lacking: ``lacking(z, a, z_T, a_T)``, whose mean is made up for (``shift``, ``charge``); z_T and a_T are the
-            decoded current and output.  A scale always makes up for ``a - a_T``.
+        of_current: whether it makes up for what the decoded current lacks, or the decoded output.
     """
 
     key: str
     name: str
-    lacking: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    of_current: bool = False
 
 
 class Neuron:
@@ -118,12 +117,14 @@ class Neuron:
         cross, power, errors = list[Tensor](), list[Tensor](), list[Tensor]()
         scales = adjustment.key == "scale"
         for batch in seen:
-            z, a = (decoded(x, self.worth) for x in (self.given(batch.current, own), self.sent(batch.current, own)))
-            lacking = batch.a - a if scales else adjustment.lacking(batch.z, batch.a, z, a)
+            a = decoded(self.sent(batch.current, own), self.worth)
+            lacking = batch.a - a
+            errors.append(self._sums(lacking.square()))
+            if adjustment.of_current:
+                lacking = batch.z - decoded(self.given(batch.current, own), self.worth)
             regressor = a if scales else torch.ones_like(a)
             cross.append(self._sums(lacking * regressor))
             power.append(self._sums(regressor.square()))
-            errors.append(self._sums((batch.a - a).square()))
         one = self._smallest(cross[0].shape[1]).square() if scales else 1.0
         change, evident = estimate(self._together(cross), self._together(power), one)
         if scales:

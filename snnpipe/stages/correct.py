@@ -9,8 +9,6 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from snnpipe.checks import takes
 from snnpipe.codes import CODE, RATE, Code
 from snnpipe.errors import StageError
@@ -28,18 +26,10 @@ from snnpipe.text import remembered
 HAS_NEURONS = (lambda state: has_neurons(state.graph), "there are no neurons to correct; put replace before it")
 
 
-def _of_output(z: Tensor, a: Tensor, z_snn: Tensor, a_snn: Tensor) -> Tensor:
-    return a - a_snn
-
-
-def _of_current(z: Tensor, a: Tensor, z_snn: Tensor, a_snn: Tensor) -> Tensor:
-    return z - z_snn
-
-
-BIAS = Adjustment("shift", "bias", _of_output)
-POTENTIAL = Adjustment("charge", "potential", _of_output)
-CURRENT = Adjustment("shift", "mean current", _of_current)
-SIZE = Adjustment("scale", "size of the events", _of_output)
+BIAS = Adjustment("shift", "bias")
+POTENTIAL = Adjustment("charge", "potential")
+CURRENT = Adjustment("shift", "mean current", of_current=True)
+SIZE = Adjustment("scale", "size of the events")
 
 
 _PER = one_of("channel", "neuron")
