@@ -432,7 +432,8 @@ def dense(n):
 
 def test_a_percentile_of_little_data_is_said_and_what_to_write():
     model, x = dense(256)
-    with pytest.warns(ThresholdWarning, match=r"percentile of 256 values per channel in 1 site.*on 500 or more") as seen:
+    said = r"percentile of 256 values per channel in 1 site.*on 500 or more"
+    with pytest.warns(ThresholdWarning, match=said) as seen:
         state = pipe(model, trace, calibrate([x]), replace)
     assert len(seen) == 1
     assert Event("replace", "1", "little data", "percentile(q=99.9) per channel is that of 256 values") in state.history
