@@ -24,7 +24,7 @@ from snnpipe.kernels.codebook import Codebook
 from snnpipe.ops.lift import Form, lift, place
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.runtime.encoding import Encoding, constant
-from snnpipe.runtime.inputs import bind, check_schedule, check_shapes, check_steps, encoded, sequences
+from snnpipe.runtime.inputs import bind, check_numbers, check_schedule, check_shapes, check_steps, encoded, sequences
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.program import lifted_program
@@ -82,6 +82,7 @@ def account(
     check_steps(T)
     check_schedule(schedule)
     given = bind(snn.graph, inputs, named)
+    check_numbers(given, snn.graph)
     encode = encoding.encode
     moving = sequences(given, snn.graph) if encode else frozenset()
     lifted = lift(snn.graph, temporal_inputs=moving)
