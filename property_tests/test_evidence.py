@@ -190,6 +190,14 @@ def test_a_potential_that_is_forgotten_is_not_corrected():
         correct_potential([inputs(0)], T=4, code=restarted(2))
 
 
+def test_a_charge_is_no_more_than_can_be_sent():
+    """The first of 64 events is worth 1e-30 here, so a mean error of 0.1 would ask for a charge of 1e29."""
+    model, x = mlp(0), inputs(0)
+    state = pipe(model, trace, calibrate([x]), replace(neuron=integrate_and_fire(v_init=0.0)))
+    corrected = correct_potential([x], T=64, code=low_pass(1.5))(state)
+    assert all(float(value.abs().max()) == 0.0 for value in new(state, corrected).values())
+
+
 def test_neurons_of_different_sizes_have_nothing_in_common():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
     batches = [torch.rand(2, 1, 6, 6), torch.rand(2, 1, 8, 8)]

@@ -153,6 +153,7 @@ BAD = {
     "another time step": (lambda snn, x, r, s: snn.step(s, x[0], r[0], r[1] + 1), "step is static"),
     "no state": (lambda snn, x, r, s: snn.step(None, x[0], *r), "step: state is what snn.init"),
     "whole numbers in mid-stream": (lambda snn, x, r, s: snn.step(s, x[0].long(), *r), "integers"),
+    "another code": (lambda snn, x, r, s: network(RATE)[2].sequence(x, *r, state=s), "under TD and not RATE"),
     "another network's": (
         lambda snn, x, r, s: network(TD, cascade(n=2))[2].sequence(x, *r, state=s), "another network"),
 }  # fmt: skip

@@ -27,7 +27,7 @@ from snnpipe.ops.lift import Form, lift, place
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.options import RUN, SCHEDULE
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
-from snnpipe.runtime.inputs import bind, check_samples, check_shapes, encoded, explained, sequences
+from snnpipe.runtime.inputs import bind, check_numbers, check_samples, check_shapes, encoded, explained, sequences
 from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.runtime.program import lifted_program
@@ -83,6 +83,7 @@ def account(
     """
     given = bind(snn.graph, inputs, named)
     check_samples("account", given)
+    check_numbers(given, snn.graph)
     encode = encoding.encode
     moving = sequences(given, snn.graph) if encode else frozenset()
     lifted = lift(snn.graph, temporal_inputs=moving)

@@ -209,11 +209,11 @@ class SpikingNetwork(nn.Module):
         check_numbers(given, self.graph)
         moving = sequences(given, self.graph)
         if state.statics is not None:
-            check_goes_on(state, given, moving)
+            check_goes_on(state, given, moving, self.code)
             return state
         _, statics = self._prepared(given, moving)
         still: FrozenMap[str, Any] = FrozenMap({name: value for name, value in given.items() if name not in moving})
-        return State(0, EMPTY, FrozenMap(statics), None, shapes_of(given), still)
+        return State(0, EMPTY, FrozenMap(statics), None, shapes_of(given), still, self.code)
 
     def sequence(self, /, *inputs: Any, state: State | None = None, **named: Any) -> Any:
         """Run an event sequence: ``x_seq`` (T, B, ...) to ``y_seq`` (T, B, ...), from a fresh state or the one given.

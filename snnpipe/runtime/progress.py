@@ -9,6 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from snnpipe.codes import Code
 from snnpipe.errors import InputError
 from snnpipe.frozen import EMPTY, FrozenMap, leaves
 
@@ -24,6 +25,7 @@ class State:
         decoded: the output decoded so far, ``None`` before the first step.
         shapes: of the tensors of a step, which all steps share.
         still: the inputs that do not change, by name.
+        code: the neural code of the network.
         sent: what the output's events so far decode to: ``decoded``, but for the rounding of events below float32.
     """
 
@@ -33,6 +35,7 @@ class State:
     decoded: Any
     shapes: tuple[Any, ...] = ()
     still: FrozenMap[str, Any] = EMPTY
+    code: Code | None = None
     sent: Any = None
 
     def after(self, steps: int, cells: Mapping[str, Any], decoded: Any, sent: Any) -> State:
@@ -64,8 +67,10 @@ def shapes_of(given: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(tuple(leaf.shape) for leaf in leaves(dict(given)) if isinstance(leaf, Tensor))
 
 
-def check_goes_on(state: State, given: Mapping[str, Any], moving: Collection[str]) -> None:
+def check_goes_on(state: State, given: Mapping[str, Any], moving: Collection[str], code: Code) -> None:
     """The inputs of a step have the shapes of those before it, and those that do not change are the same."""
+    if state.code != code:
+        raise InputError(f"the state is another network's, which runs under {state.code} and not {code}")
     shapes = shapes_of(given)
     if shapes != state.shapes:
         listed = (", ".join(map(str, found)) for found in (shapes, state.shapes))

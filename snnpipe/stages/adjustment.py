@@ -131,6 +131,7 @@ class Neuron:
             evident &= (change >= -1) & (change <= 2 * sum(self.worth) / self.least - 1)
         if adjustment.key == "charge":
             change = change / self.worth[0]
+            evident &= change.abs() <= self._most()
         return change, evident, _total(errors)
 
     def _error(self, seen: Sequence[Seen], own: dict[str, Tensor]) -> Tensor:
@@ -161,6 +162,12 @@ class Neuron:
         theta, book = self.module.threshold.double(), self.module.neuron.options.get("codebook")
         smallest = (book.smallest(theta) if isinstance(book, Codebook) else theta).flatten()
         return self.least * (smallest if smallest.numel() in (1, channels) else smallest.min())
+
+    def _most(self) -> float:
+        """More charge than this the neuron cannot send in all its steps."""
+        book = self.module.neuron.options.get("codebook")
+        top = float(book.top) if isinstance(book, Codebook) else 1.0
+        return len(self.clocks) * top * float(self.module.threshold.max())
 
     def _note(self, adjustment: Adjustment, change: Tensor, evident: Tensor, kept: Tensor) -> tuple[str, str]:
         kind = "channels" if self.per == "channel" else "neurons"
