@@ -151,7 +151,7 @@ BAD = {
         lambda snn, x, r, s: snn.step(snn.init(x[0], *r), x[0, :1], *r), "steps before"),
     "another mask": (lambda snn, x, r, s: snn.sequence(x, torch.zeros(4, 4), r[1], state=s), "mask is static"),
     "another time step": (lambda snn, x, r, s: snn.step(s, x[0], r[0], r[1] + 1), "step is static"),
-    "no state": (lambda snn, x, r, s: snn.step(None, x[0], *r), "step: state is what snn.init"),
+    "no state": (lambda snn, x, r, s: snn.step(None, x[0], *r), "state must be a state, got None"),
     "whole numbers in mid-stream": (lambda snn, x, r, s: snn.step(s, x[0].long(), *r), "integers"),
     "another code": (lambda snn, x, r, s: network(RATE)[2].sequence(x, *r, state=s), "under TD and not RATE"),
     "another network's": (
