@@ -87,8 +87,8 @@ def correct_potential(
     .. math:: v_0 \leftarrow v_0 + \mathrm{mean}(a - \hat a_T) / w_1
 
     over the samples, one value per neuron; w_1 is what the first event is worth in the end (1/T under RATE).  A neuron
-    keeps its potential where ``correct_bias`` would keep its bias, and where the charge is more than it can send in all T
-    steps.  New ones are parameters named ``<neuron>.charge``.
+    keeps its potential where ``correct_bias`` would keep its bias, and where the charge is more than T steps can send.
+    New ones are parameters named ``<neuron>.charge``.
 
     Args:
         batches, T, per, code, schedule, forward, max_batches: as for ``correct_bias``.
