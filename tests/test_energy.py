@@ -383,6 +383,7 @@ def counted(counts):
     return {name: (count.per_step.sum().item(), count.size) for name, count in counts.items()}
 
 
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 @pytest.mark.parametrize("name", NAMES)
 def test_events_are_those_that_spike_counts_counts(name):
     """On awkward networks; floats of state are those that the network itself carries from step to step."""

@@ -24,7 +24,8 @@ _CLIPS = frozenset({"clamp", "clip", "fmax", "fmin", "max", "maximum", "min", "m
 
 
 def clipped_again(node: Node, graph: Graph, params: FrozenMap[str, Tensor]) -> Rewrite | None:
-    """clip(clip(x, 0, c), l, h) -> clip(x, 0, c'), and a clip by tensors that hold one number."""
+    """clip(clip(x, 0, c), l, h) -> clip(x, 0, c'), and a clip by tensors that hold one number; but what is no tighter
+    than the clip it follows stays."""
     if torch_name(node) not in _CLIPS:
         return None
     form = form_of(Ref(node.name), graph, params)
@@ -34,7 +35,10 @@ def clipped_again(node: Node, graph: Graph, params: FrozenMap[str, Tensor]) -> R
     high = form.high.unique().tolist()
     if len(high) != 1 or high[0] <= 0:
         return None
-    return _became(node, _clip(form.of, high[0]), "one clip of the value from 0 on")
+    op, operands = _clip(form.of, high[0])
+    bounds = {name: end for name, end in operands.items() if name != "input"}
+    as_it_is = node.op == op and all(node.get(name) == end for name, end in bounds.items())
+    return None if as_it_is else _became(node, (op, operands), "one clip of the value from 0 on")
 
 
 def _clip(value: Any, high: float) -> tuple[str, dict[str, Any]]:

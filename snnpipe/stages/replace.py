@@ -162,8 +162,8 @@ def _little(rule: Threshold, sites: list[tuple[str, int]]) -> str:
         options |= {"per": rule.per} if rule.per != "channel" else {}
         words = ", ".join(f"{name}={value!r}" for name, value in options.items())
         better = f", or write replace(threshold=percentile({rule.options['q']:g}, {words}))"
-    few = f"{rule.name} of {least} values per {rule.per} in {where} clips new data"
-    return f"{few}; calibrate on {rule.fewest} or more{better}"
+    said = f"{rule.name} of {least} values per {rule.per} in {where} clips new data"
+    return f"{said}; calibrate on {rule.fewest} or more{better}"
 
 
 def _misfit(site: Site, neuron: Neuron, *, known: bool) -> str:
