@@ -25,15 +25,21 @@ def undisturbed() -> Iterator[None]:
     """
     numpy: Any = sys.modules.get("numpy")
     python, numbers = random.getstate(), None if numpy is None else numpy.random.get_state()
+    failure = None
     try:
         with torch.random.fork_rng():
-            yield
+            try:
+                yield
+            except TraceError as error:  # which may be for what was drawn
+                failure = error
         moved = ["random"] * (random.getstate() != python)
         moved += ["numpy.random"] * (numpy is not None and not _same(numpy.random.get_state(), numbers))
     finally:
         random.setstate(python)
         if numpy is not None and numbers is not None:
             numpy.random.set_state(numbers)
+    if failure is not None and not moved:
+        raise failure
     if moved:
         raise TraceError(
             f"trace: forward draws random numbers ({' and '.join(moved)}), so the network computes no function of its "

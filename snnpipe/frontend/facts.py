@@ -31,6 +31,18 @@ HARMLESS = frozenset({"requires_grad_", "detach_", "share_memory_", "rename_", "
 #: Methods that change what a tensor is, not its values; a graph of values has no word for that.
 UNTRACKED = frozenset({"resize_", "resize_as_", "set_", "sparse_resize_", "sparse_resize_and_clear_"})
 
+#: What no network through time can do, by the names of functions and methods: why, and what to write.
+REFUSED: dict[frozenset[str], tuple[str, str]] = {
+    frozenset({"backward", "grad", "hessian", "jacobian", "jvp", "vjp"}): (
+        "computes gradients, which are not kept while a network runs through time",
+        "write the derivative as an expression, or compute it outside the model",
+    ),
+    frozenset({
+        "sparse_bsc_tensor", "sparse_bsr_tensor", "sparse_coo_tensor", "sparse_csc_tensor", "sparse_csr_tensor",
+        "to_mkldnn", "to_sparse", "to_sparse_bsc", "to_sparse_bsr", "to_sparse_coo", "to_sparse_csc", "to_sparse_csr",
+    }): ("gives a tensor that has no strides, and so no events", "keep it dense: x.to_dense()"),
+}  # fmt: skip
+
 #: Functions written in Python that draw random numbers; torch's operators carry a tag.
 _RANDOM = frozenset({
     "dropout1d", "dropout2d", "dropout3d", "fractional_max_pool2d", "fractional_max_pool2d_with_indices",

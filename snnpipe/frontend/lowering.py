@@ -20,7 +20,7 @@ from snnpipe.frontend.aten import ATEN
 from snnpipe.frontend.cells import Cell
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import KNOWN
-from snnpipe.frontend.values import indexes_anew, is_size, is_view, keeps_dtype
+from snnpipe.frontend.values import is_size, is_view, keeps_dtype, may_share
 from snnpipe.frozen import EMPTY, FrozenMap, Packed, freeze, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, param_keys, unique_name
 from snnpipe.ops import functions
@@ -234,8 +234,8 @@ class _Lowering:
         """Run a call on copies of what it writes to: what it returns, and the new values in order."""
         called = overloads.as_function(target) if isinstance(target, OpOverload) else target
         places = facts.written(target, args, kwargs)
-        at: tuple[Any, ...] = tuple(next(key for key, value in (*enumerate(args), *kwargs.items()) if value is place)
-                   for place in places)  # fmt: skip
+        given = (*kwargs.items(), *enumerate(args))
+        at: tuple[Any, ...] = tuple(next(key for key, value in given if value is place) for place in places)
         _, _, made = self._emitted(node, functions.OnCopies(called, at), args, kwargs)
         values: list[Any] = []
         for k, place in enumerate(places):
@@ -259,9 +259,10 @@ class _Lowering:
 
     def _placed(self, value: Any, op: str, operands: dict[str, Any], node: fx.Node) -> Cell:
         """The cell of a new value: a view, or memory that may be shared, or memory of its own."""
-        if op != "call" and (not OPS[op].aliases or (op == "getitem" and indexes_anew(operands))):
+        if op != "call" and not may_share(op, operands):
             return cells.fresh(value)
-        found = facts.sharing(node) if op == "call" else calls.nodes(node.args[:1] or tuple(node.kwargs.values())[:1])
+        first = calls.nodes(node.args[:1] or tuple(node.kwargs.values())[:1]) or node.all_input_nodes
+        found = facts.sharing(node) if op == "call" else first
         sharing = [self.cells[source] for source in found if isinstance(self.cells[source].value, Ref | Param)]
         if len(sharing) == 1 and is_view(op, operands):
             return cells.view(value, sharing[0], self._step(op, operands, sharing[0]))
@@ -312,6 +313,9 @@ class _Lowering:
                 if drops
                 else "draw the noise outside the model and pass it as an input",
             )
+        for named, (reason, fix) in facts.REFUSED.items() if op == "call" else ():
+            if facts.is_torchs(node.target) and facts.name_of(node.target) in named:
+                self._problem(node, f"`{facts.name_of(node.target)}` {reason}", fix)
 
     # cells
 

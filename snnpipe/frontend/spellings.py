@@ -33,12 +33,16 @@ def _clamp(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
 
 
 def _hardtanh(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
-    low, high = operands.get("min_val", -1.0), operands.get("max_val", 1.0)
+    low, high = map(_whole, (operands.get("min_val", -1), operands.get("max_val", 1)))  # whole numbers stay whole
     return _clamp({"input": operands["input"], "min": low, "max": high}, seen)
 
 
+def _whole(bound: Any) -> Any:
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
+
+
 def _relu6(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
-    return "clamp", {"input": operands["input"], "min": 0.0, "max": 6.0}
+    return "clamp", {"input": operands["input"], "min": 0, "max": 6}
 
 
 def _threshold(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:

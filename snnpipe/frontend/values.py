@@ -11,7 +11,7 @@ from snnpipe.frontend.facts import name_of
 from snnpipe.frontend.seen import Seen
 from snnpipe.frozen import leaves
 from snnpipe.graph import Param, Ref
-from snnpipe.ops.table import UNARY
+from snnpipe.ops.table import OPS, UNARY
 
 _SIZES = frozenset({"dim", "numel", "size"})
 _ARITHMETIC = frozenset({"add", "div", "mul", "pow", "sub"})
@@ -58,11 +58,12 @@ def is_view(op: str, operands: dict[str, Any]) -> bool:
     return name in _VIEWS and bool(args) and isinstance(args[0], Ref | Param)
 
 
-def indexes_anew(operands: dict[str, Any]) -> bool:
-    """Whether an index surely gathers into new memory: it holds a list or a tensor of the model's."""
-    index = operands["index"]
-    parts = index if type(index) is tuple else (index,)
-    return any(isinstance(part, list | Param) for part in parts)
+def may_share(op: str, operands: dict[str, Any]) -> bool:
+    """Whether the result of an op may lie in the memory of an operand."""
+    if op == "getitem":  # an index with a list or a tensor of the model's gathers into new memory
+        index = operands["index"]
+        return not any(isinstance(part, list | Param) for part in (index if type(index) is tuple else (index,)))
+    return "b" not in operands if op == "einsum" else OPS[op].aliases
 
 
 #: Ops whose result has the type of their first operand, if the others are numbers.
