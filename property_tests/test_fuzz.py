@@ -370,7 +370,6 @@ def test_wrong_arguments_are_refused_by_name(bad):
     tried(*bad)
 
 
-@pytest.mark.xfail(strict=False, reason="not every function says which batch, input or file it could not use")
 @settings(max_examples=2 * settings().max_examples)
 @given(bad=bad_calls(content=True))
 def test_wrong_data_is_refused_by_name(bad):
