@@ -220,3 +220,8 @@ def test_a_size_is_a_number_like_any_other():
 def test_tracing_ends_with_a_trace_error_that_says_what_to_do():
     with pytest.raises(TraceError, match=r"if self\.training"):
         trace(Formula(RANDOM["noise of a literal shape"]).eval())
+
+
+def test_a_symbol_is_a_tensor_for_torch():
+    model = Formula(lambda x: torch.cat([x] if torch.is_tensor(x) else x, 1) * 2).eval()
+    torch.testing.assert_close(pipe(model, trace, to_module)(X), model(X))

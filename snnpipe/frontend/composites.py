@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from snnpipe.frontend.attention import attention_function, multihead_attention
 from snnpipe.frontend.met import noted
@@ -28,6 +29,7 @@ COMPOSITES: tuple[tuple[Any, str, Callable[..., Any]], ...] = (
     (nn.TransformerDecoder, "forward", decoder),
     (nn.Transformer, "forward", transformer),
     (F, "multi_head_attention_forward", attention_function),
+    (torch, "is_tensor", lambda value: isinstance(value, torch.Tensor | fx.Proxy)),
 )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from snnpipe.frontend.quantised import QUANTISED
 from snnpipe.frontend.seen import Adapt, Operands, Seen, Spelling, number
-from snnpipe.frontend.values import is_zero, is_zero_tensor
+from snnpipe.frontend.values import dtype_of, is_zero, is_zero_tensor
 from snnpipe.ops.functions import events_of
 from snnpipe.ops.signature import Signature
 from snnpipe.ops.table import OPS, TABLE, UNARY
@@ -34,6 +34,9 @@ def _clamp(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
 
 def _hardtanh(operands: Operands, seen: Seen) -> tuple[str, Operands] | None:
     low, high = map(_whole, (operands.get("min_val", -1), operands.get("max_val", 1)))  # whole numbers stay whole
+    kind = dtype_of(operands["input"], seen)
+    if any(isinstance(bound, float) for bound in (low, high)) and (kind is None or not kind.is_floating_point):
+        return None  # of whole numbers it makes whole numbers, which clamp does not
     return _clamp({"input": operands["input"], "min": low, "max": high}, seen)
 
 

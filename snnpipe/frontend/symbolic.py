@@ -223,8 +223,10 @@ class _Tracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """A tensor that belongs to no module (a constant) is copied, as it is now; containers stay what they are."""
-        if isinstance(a, fx.Proxy) and a.tracer is not self:
-            raise Kept(a.node)
+        if isinstance(a, fx.Proxy):
+            if a.tracer is not self:
+                raise Kept(a.node)
+            return a.node
         if is_namedtuple(a):
             return type(a)(*map(self.create_arg, a))
         if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's

@@ -89,6 +89,8 @@ class Watch(TorchFunctionMode):
         Raises:
             TraceError: it shares memory with one that a symbol was written to, or comes of a random number.
         """
+        if isinstance(tensor, fx.Proxy):
+            return tensor
         known = self.written.get(id(tensor))
         if known is not None:
             return known.symbol
@@ -132,7 +134,7 @@ class Watch(TorchFunctionMode):
         """Real tensors that a call with symbols writes to become symbols."""
         for tree in facts.written(func, args, kwargs):
             for leaf in pytree.tree_leaves(tree):
-                if isinstance(leaf, Tensor):
+                if isinstance(leaf, Tensor) and not isinstance(leaf, fx.Proxy):
                     self.constant(leaf)
                     self._symbol(leaf)
 
@@ -178,6 +180,8 @@ def _overlap(a: Tensor, b: Tensor) -> bool:
 
 def _memory(tensor: Tensor) -> int:
     """Where a tensor lies; 0 where that means nothing."""
+    if isinstance(tensor, fx.Proxy):
+        return 0
     try:
         return tensor.untyped_storage().data_ptr()
     except (NotImplementedError, RuntimeError):

@@ -161,7 +161,10 @@ def _summariser(site: Site, threshold: Threshold) -> Callable[..., Any]:
         if not isinstance(x, Tensor) or not x.is_floating_point():
             return f"of type {x.dtype}" if isinstance(x, Tensor) else f"no tensor but a {type(x).__name__}"
         x = x if mask is None else unpadded(x, mask, site.axis)
-        x, axis = (x.reshape(len(x), -1), 1) if threshold.per == "neuron" else (x, site.axis)
+        if x.ndim == 0:  # one number for the whole batch
+            x, axis = x.reshape(1), None
+        else:
+            x, axis = (x.reshape(len(x), -1), 1) if threshold.per == "neuron" else (x, site.axis)
         try:
             return statistic.of(x, axis, site.signed)
         except CalibrationError as error:
