@@ -123,6 +123,7 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
     "contiguous": [{"input": T(2, 3)}],
     "clone": [{"input": T(2, 3)}],
     "detach": [{"input": T(2, 3)}],
+    "type_as": [{"input": T(2, 3), "other": torch.ones(1, dtype=torch.float64)}],
     "to": [{"input": T(2, 3), "dtype": torch.float64}],
     # only the shape is read
     "size": [{"input": T(2, 3)}, {"input": T(2, 3), "dim": 1}],

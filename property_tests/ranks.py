@@ -242,6 +242,7 @@ _CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "squeeze": lambda: (*one_axis(), *alone(), *alone(dim=()), *alone(dim=(1, -1)), *alone(dim=[-2])),
     "unsqueeze": one_axis,
     "expand_as": _product(input=SHAPES, other=SHAPES), "view_as": _product(input=SHAPES, other=SHAPES),
+    "type_as": _product(input=SHAPES, other=SHAPES),
     "narrow": lambda: one_axis(start=0, length=1),
     "select": lambda: one_axis(index=0),
     "getitem": indices,
@@ -286,8 +287,8 @@ def subsets(count: int) -> Iterator[tuple[bool, ...]]:
             yield tuple(k in chosen for k in range(count))
 
 
-#: The rows that compute something.
-ROWS = tuple(op.name for op in TABLE if op.groups or not op.shape_only)
+#: The rows that compute something of tensors; what is taken out of a container has no axes of its own.
+ROWS = tuple(op.name for op in TABLE if (op.groups or not op.shape_only) and op.name not in ("field", "child"))
 
 _FROM_1 = frozenset({
     "batch_norm", "matmul", "unflatten", "narrow", "select", "chunk", "split", "unbind", "cat", "index_select",

@@ -45,6 +45,7 @@ def test_what_is_saved_is_what_is_loaded(net, rule, seed):
         assert merge_statistics(state)(stored(state, base)).statistics.keys() == state.statistics.keys()
 
 
+@pytest.mark.filterwarnings("ignore:no site for a neuron")
 @pytest.mark.parametrize("rules", [SITE_RULES, TRANSFORMER_RULES], ids=["activations", "products"])
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_channels_are_counted_right_or_not_at_all(case, rules):

@@ -56,7 +56,7 @@ def bias_every_step(state, clock, x):
 def general(fn, *, drop_first=False):
     def step(state, clock, x):
         X_before, Y_before = state or (None, None)
-        X = accumulate(X_before, x, clock)
+        X, _ = accumulate(X_before, x, clock)
         Y = fn(X)
         if Y_before is None and drop_first:  # as if f(X_0) were f(0) instead of 0
             Y_before = fn(torch.zeros_like(X))
@@ -67,7 +67,7 @@ def general(fn, *, drop_first=False):
 
 
 def product_by_the_law(state, clock, a, b):
-    A, B = (accumulate(None if state is None else state[k], x, clock) for k, x in enumerate((a, b)))
+    A, B = (accumulate(None if state is None else state[k], x, clock)[0] for k, x in enumerate((a, b)))
     return (A, B, A * B), difference(None if state is None else state[2], A * B, clock)
 
 

@@ -91,7 +91,7 @@ def reader(target: fx.Graph, env: Mapping[str, Any]) -> Value:
 
 
 def argument(target: fx.Graph, tree: Any) -> Any:
-    """A frozen tree of fx nodes and literals as the argument of an fx call; what is ``Packed`` is built by a call."""
+    """A frozen tree of fx nodes and literals as the argument of an fx call; other containers are built by a call."""
 
     def of(tree: Any) -> Any:
         return argument(target, tree)
@@ -99,7 +99,7 @@ def argument(target: fx.Graph, tree: Any) -> Any:
     if isinstance(tree, Packed):
         return target.call_function(tree.kind, tuple(map(of, tree.children)))
     if is_namedtuple(tree):
-        return type(tree)(*map(of, tree))
+        return target.call_function(type(tree), tuple(map(of, tree)))
     if isinstance(tree, FrozenList):
         return [of(item) for item in tree]
     if type(tree) is tuple:

@@ -10,6 +10,7 @@ from torch import nn
 from snnpipe import (
     SITE_RULES,
     TRANSFORMER_RULES,
+    CalibrationError,
     Event,
     SiteWarning,
     StageError,
@@ -360,7 +361,8 @@ def test_what_was_asked_for_is_what_is_done(rules, tmp_path):
     assert not pipe(state, replace, to_snn).neurons()
     assert not pipe(asked, to_snn).neurons()
     save_statistics(pipe(mlp(), trace, MEASURED, calibrate([x])), tmp_path / "s.pt")
-    assert not pipe(asked, load_statistics(tmp_path / "s.pt")).sites
+    with pytest.raises(CalibrationError, match="no sites here"):
+        pipe(asked, load_statistics(tmp_path / "s.pt"))
     assert relative_error(pipe(state, replace, to_snn)(x, T=2), mlp()(x)) >= 0
     assert merge_statistics()(state).threshold == maximum()
 

@@ -398,7 +398,7 @@ def test_statistics_of_ones_own_are_not_written(path):
 
     own = Statistic("own", lambda x, axis: Largest(x.amax(0)), lambda a, b: Largest(torch.maximum(a.max, b.max)))
     state = measured(Threshold("own", own, lambda summary: summary.max))
-    with pytest.raises(CalibrationError, match="is a Largest; files hold Extrema, MovingMax, Moments, Histogram"):
+    with pytest.raises(CalibrationError, match="is a Largest; files hold Extrema, MovingAverage, Moments, Histogram"):
         save_statistics(state, path)
     assert not os.path.exists(path)
 

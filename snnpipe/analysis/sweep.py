@@ -14,9 +14,9 @@ from tqdm import tqdm
 from snnpipe.analysis.energy import account
 from snnpipe.analysis.plots import plot_recipes
 from snnpipe.checks import Check, RefusalError, takes
-from snnpipe.containers import tensors
+from snnpipe.containers import packed, tensors
 from snnpipe.errors import InputError, StageError
-from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap, leaves
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.options import FLAG, PATH, STEPS, several
@@ -118,9 +118,8 @@ def _is_pair(pair: Any) -> bool:
     """Inputs and labels, of as many samples."""
     if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], Tensor):
         return False
-    return (
-        isinstance(pair[0], Tensor) and pair[1].ndim == 1 and 0 < len(pair[1]) == len(pair[0].reshape(len(pair[1]), -1))
-    )
+    sizes = [len(x) for x in leaves(packed(pair[0])) if hasattr(x, "__array__") and getattr(x, "ndim", False)]
+    return pair[1].ndim == 1 and bool(sizes) and 0 < len(pair[1]) == sizes[0]
 
 
 _DATA = Check("is a list of batches (x, labels)", _labelled, "write [(images, labels)] or list(loader)")

@@ -23,8 +23,10 @@ def measured(threshold: Threshold) -> str:
     """What is measured for a rule, in words: rules with the same words can share statistics.
 
     >>> from snnpipe import ema, mmse, percentile
-    >>> measured(percentile(99.9)), measured(mmse(T=4, per="layer")), measured(ema(0.1))
-    ('histogram() per channel', 'histogram() per channel', 'moving average of maximum()(momentum=0.1) per channel')
+    >>> measured(percentile(99.9)), measured(mmse(T=4, per="layer"))
+    ('histogram() per channel', 'histogram() per channel')
+    >>> measured(ema(0.1))
+    'moving average of maximum() per channel(momentum=0.1) per channel'
     """
     statistic = threshold.statistic
     options = ", ".join(f"{key}={value!r}" for key, value in sorted(statistic.options.items()))

@@ -157,7 +157,7 @@ _SPELLINGS: tuple[tuple[str, str, Adapt | None], ...] = (
     ("neg", "neg", _renamed(input="a")),
     ("pow", "pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar", _renamed(input="a", exponent="b")),
     ("scaled_dot_product_attention", "scaled_dot_product_attention", _as(F.scaled_dot_product_attention)),
-    ("clamp", "clamp clamp.Tensor", _as(torch.clamp)),
+    ("clamp", "clamp clamp.Tensor clip clip.Tensor", _as(torch.clamp)),
     ("clamp", "clamp_min clamp_min.Tensor", _as(torch.clamp_min)),
     ("clamp", "clamp_max clamp_max.Tensor", _as(torch.clamp_max)),
     ("clamp", "hardtanh", _as(F.hardtanh)),

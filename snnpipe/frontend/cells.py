@@ -97,6 +97,16 @@ def alias(value: Any, others: Iterable[Cell]) -> Cell:
     return cell
 
 
+def turn(cell: Cell, value: Any, step: Step, why: str) -> None:
+    """Let a cell look at its memory in another way; what lies there stays."""
+    cell.value = value
+    if cell.base is not None:
+        cell.steps = (*cell.steps, step)
+        return
+    for other in cell.place.cells:
+        other.stale = "" if other is cell else why
+
+
 def write(cell: Cell, value: Any, through: Callable[[Any, Any, tuple[Step, ...]], Any], why: str) -> None:
     """Let a cell have a new value.
 

@@ -83,6 +83,9 @@ def _first_right(
         if lowered.problems:
             return lowered, shapes_of(program, 0)
         check_example(lowered, partial(runnable, root), given)
+        if dynamic and batch_sizes(program) and _hangs_on_batch(lowered, root, given):
+            failure = RuntimeError("what it computes hangs on the batch size")
+            continue
         low = _least(lowered, root, given, program)
         return limited(lowered, low), shapes_of(program, low)
     raise TraceError(untraceable(failure, root, example=True)) from failure
@@ -175,6 +178,24 @@ def _fails(lowered: Lowered, root: nn.Module, given: Example) -> bool:
         return bool(lowered.problems or differs(lowered, partial(runnable, root), given))
     except Exception:  # whatever the reason: it is not right for them
         return True
+
+
+def _hangs_on_batch(lowered: Lowered, root: nn.Module, given: Example) -> bool:
+    """Whether the graph is wrong for one sample more: a loop over the batch leaves no trace in a program."""
+    found = [leaf for leaf in pytree.tree_leaves((given.args, dict(given.kwargs))) if isinstance(leaf, Tensor)]
+    size = next(len(leaf) for leaf in found if leaf.ndim)
+
+    def grown(leaf: Tensor) -> Tensor:
+        return torch.cat([leaf, leaf[:1]]) if leaf.ndim and len(leaf) == size else leaf
+
+    more = Example(*pytree.tree_map_only(Tensor, grown, (given.args, dict(given.kwargs))))
+    taken = more.cast()
+    try:
+        with torch.no_grad():
+            runnable(root)(*taken.args, **taken.kwargs)
+    except Exception:  # whatever the reason: the model does not take it either
+        return False
+    return _fails(lowered, root, more)
 
 
 def _least(lowered: Lowered, root: nn.Module, given: Example, program: ExportedProgram) -> int:

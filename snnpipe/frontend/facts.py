@@ -28,6 +28,10 @@ INPLACE_OPERATORS = {
 
 #: Named like writes to a tensor, but of no consequence to what is computed.
 HARMLESS = frozenset({"requires_grad_", "detach_", "share_memory_", "rename_", "retain_grad"})
+#: Methods that change how a tensor looks at its memory, and nothing of what others see there.
+TURNS = frozenset({"squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"})
+#: Functions that write to a table of vectors what they would write again: with ``max_norm`` they scale rows down to it.
+RENORMS = frozenset({"embedding", "embedding_bag"})
 #: Methods that change what a tensor is, not its values; a graph of values has no word for that.
 UNTRACKED = frozenset({"resize_", "resize_as_", "set_", "sparse_resize_", "sparse_resize_and_clear_"})
 
@@ -130,8 +134,8 @@ def written(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> li
         names = [a.name for a in target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         return [given[name] for name in names if given.get(name) is not None]
     out = [] if kwargs.get("out") is None else [kwargs["out"]]
-    first = args[:1] or (kwargs.get("self", kwargs.get("input")),)
-    return out + [first[0]] * (is_write(target) or kwargs.get("inplace") is True)
+    first = args[:1] or tuple(kwargs[name] for name in ("self", "input", "tensor") if name in kwargs)
+    return out + [*first[:1]] * (is_write(target) or kwargs.get("inplace") is True)
 
 
 def returns_written(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

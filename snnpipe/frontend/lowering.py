@@ -6,7 +6,7 @@ functional twin of the operation where a row of the table has it, else the opera
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
@@ -18,11 +18,12 @@ from snnpipe.errors import Problem
 from snnpipe.frontend import calls, cells, facts, overloads
 from snnpipe.frontend.aten import ATEN
 from snnpipe.frontend.cells import Cell
+from snnpipe.frontend.remembered import remembered
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import KNOWN
 from snnpipe.frontend.values import is_size, is_view, keeps_dtype, may_share
 from snnpipe.frozen import EMPTY, FrozenMap, Packed, freeze, map_leaves
-from snnpipe.graph import Graph, Node, Param, Ref, param_keys, unique_name
+from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.ops import functions
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, held, weightless
 from snnpipe.ops.table import OPS
@@ -57,30 +58,8 @@ def lower(
     graph = Graph(tuple(lowering.nodes), lowering.output).live()
     problems = tuple(p for p in lowering.problems if p.node in graph.by_name or p.node == "output")
     params: FrozenMap[str, Tensor] = FrozenMap(lowering.params)
-    problems += tuple(_remembered(graph, (lowering.written.keys() | set(kept)) - set(made), lowering.written))
+    problems += tuple(remembered(graph, (lowering.written.keys() | set(kept)) - set(made), lowering.written))
     return Lowered(graph, params.only(graph.param_keys()), problems)
-
-
-def _remembered(graph: Graph, written: Collection[str], places: Mapping[str, Node]) -> Iterator[Problem]:
-    """The model's own tensors that it writes to and whose value from the run before counts."""
-    read = {key for node in graph for key in param_keys(_read_by(node))} | set(param_keys(graph.output))
-    for key in sorted(read & set(written)):
-        node = places.get(key)
-        module, _, name = key.rpartition(".")
-        yield Problem(
-            key, module, node.where if node is not None else "",
-            f"`{name}` is the model's own memory: forward writes to it and reads it, so a run depends on those before",
-            "give the value as an input and return the new one, or keep the module as one call: "
-            "trace(leaves=(ThatModule,))",
-        )  # fmt: skip
-
-
-def _read_by(node: Node) -> Any:
-    """The operands whose values count; of what is overwritten whole only the shape does."""
-    if node.op == "call" and isinstance(node["target"], functions.OnCopies):
-        return node["args"], tuple(value for key, value in node["kwargs"].items() if key != "out")
-    shape_only = OPS[node.op].shape_only if node.op in OPS else frozenset()
-    return tuple(value for name, value in node.operands.items() if name not in shape_only)
 
 
 class _Lowering:
@@ -174,10 +153,22 @@ class _Lowering:
         if isinstance(node.target, Kind):  # a container is built: a tree
             self.cells[node] = cells.fresh(Packed(node.target, self._read(node.args, node)))
             return
+        if isinstance(node.target, type) and issubclass(node.target, tuple) and hasattr(node.target, "_fields"):
+            self.cells[node] = cells.fresh(node.target(*self._read(node.args, node)))
+            return
         target, args, kwargs = calls.spelled(node)
         written = [] if self._is_number(node) else calls.nodes(facts.written(target, args, kwargs))
         if facts.name_of(target) in facts.HARMLESS:
             self.cells[node] = self.cells[node.all_input_nodes[0]]
+        elif facts.name_of(target) in facts.TURNS and written:
+            self._turn(node, target, args, kwargs, self.cells[written[0]])
+        elif facts.name_of(target) in facts.RENORMS and kwargs.get("max_norm") is not None:
+            weight = calls.nodes(kwargs.get("weight", args[1:2]))[0]
+            at: Any = next(key for key, value in (*kwargs.items(), *enumerate(args)) if value is weight)
+            _, _, made = self._emitted(node, functions.OnCopies(target, (at,)), args, kwargs)
+            self.cells[node] = cells.fresh(self.emit("getitem", a=made, index=0))
+            if not self.cells[weight].memory:
+                self._written(self.cells[weight], self.emit("getitem", a=made, index=1))
         elif written:
             self._write(node, target, args, kwargs, written)
         else:
@@ -227,6 +218,13 @@ class _Lowering:
             self._written(self.cells[leaf], value)
         whole = returned is None or (len(written) == 1 and facts.returns_written(target, args, kwargs))
         self.cells[node] = cell if whole else cells.fresh(returned)
+
+    def _turn(self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], cell: Cell) -> None:
+        """``x.transpose_(0, 1)``: another view of the same memory takes the place of the tensor."""
+        op, operands, value = self._emitted(node, calls.functional(target), args, kwargs)
+        why = f"{value.name} turned it in place"
+        cells.turn(cell, value, self._step(op, operands, cell), why)
+        self.cells[node] = cell
 
     def _on_copies(
         self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from snnpipe.frontend.overloads import Overload
 from snnpipe.frozen import leaves
 from snnpipe.graph import Graph, Node, Param, Ref, refs
 from snnpipe.ops.table import OPS, STRUCTURAL
@@ -126,7 +127,9 @@ def _read_as_whole(graph: Graph) -> tuple[set[str], set[str]]:
 
 
 def _reads_place(reader: Node, node: Node) -> bool:
-    at = (1, 2) if reader.get("target") in _WEIGHT_FIRST else _PLACES.get(torch_name(reader), ())
+    target = reader.get("target")
+    weight_first = target in _WEIGHT_FIRST or (isinstance(target, Overload) and "embedding" in torch_name(reader))
+    at = (1, 2) if weight_first else _PLACES.get(torch_name(reader), ())
     args = reader.get("args", ())
     read = [
         reader.get(key) if isinstance(key, str) else args[key] for key in at if isinstance(key, str) or key < len(args)

@@ -15,6 +15,7 @@ from toolz import take
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from snnpipe.containers import opened
 from snnpipe.errors import CalibrationError, InputError, SnnpipeError
 from snnpipe.frozen import is_namedtuple, leaves
 from snnpipe.graph import Graph, Node
@@ -177,6 +178,8 @@ def _of_dictionary(batch: Mapping[Any, Any], graph: Graph, called: str, number: 
     key = next((key for key in (*INPUT_KEYS, *batch) if key in batch), None)
     if len(nodes) == 1 and not _keys(nodes, graph) and (key in INPUT_KEYS or len(batch) == 1):
         return (_tensors(batch[key], called, number),)
+    if len(nodes) == 1 and type(batch) is not dict and opened(batch) is not None:
+        return (_tensors(batch, called, number),)
     wanted = sorted(_keys(nodes, graph)) if len(nodes) == 1 and _keys(nodes, graph) else names
     raise CalibrationError(
         f"{called}: batch {number} is a dictionary with keys {list(batch)}, the model takes {wanted}; "
@@ -195,7 +198,7 @@ def _keys(nodes: Iterable[Node], graph: Graph) -> set[str]:
 def _read(value: Any, nodes: list[Node], graph: Graph) -> Any:
     """A value without what the graph never reads of it."""
     keys = _keys(nodes, graph)
-    if not isinstance(value, Mapping) or not keys:
+    if type(value) is not dict or not keys:
         return value
     readers = [graph[user] for node in nodes for user in graph.users[node.name]]
     return {key: _read(value[key], [r for r in readers if r["index"] == key], graph) for key in keys if key in value}
@@ -203,6 +206,9 @@ def _read(value: Any, nodes: list[Node], graph: Graph) -> Any:
 
 def _tensors(value: Any, called: str, number: int) -> Any:
     """A tree in which all is tensors that can be."""
+    found = None if type(value) is dict else opened(value)
+    if found is not None:
+        return found[0](*(_tensors(item, called, number) for item in found[1]))
     if isinstance(value, Mapping):
         return {key: _tensors(item, called, number) for key, item in value.items()}
     if isinstance(value, tuple | list) and any(map(_is_array, leaves(value))):
@@ -225,7 +231,10 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A tree with tensors for arrays and plain dictionaries for others."""
+    """A tree with tensors for arrays and plain dictionaries for what is like them; containers stay what they are."""
+    found = None if type(value) is dict else opened(value)
+    if found is not None:
+        return found[0](*map(_plain, found[1]))
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if type(value) in (tuple, list):

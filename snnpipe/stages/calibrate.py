@@ -100,7 +100,7 @@ def _calibrate(
     whole: dict[str, str] = {}
 
     def measure(number: int, given: dict[str, Any]) -> Any:
-        outputs, found = model(**given)
+        outputs, found = model(*(given[node["name"]] for node in state.graph.inputs))
         for name, summary in found.items():
             if isinstance(summary, str):
                 whole[name] = summary
@@ -149,8 +149,8 @@ class _Measuring(nn.Module):
         self.run = compiled(graph)
         self.home = next((tensor.device for tensor in state.params.values()), torch.device("cpu"))
 
-    def forward(self, **given: Any) -> Any:
-        return self.run(self.tree, **given)
+    def forward(self, *given: Any) -> Any:
+        return self.run(self.tree, *given)
 
 
 def _summariser(site: Site, threshold: Threshold) -> Callable[..., Any]:
