@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 #: Where a model may have a tensor that is no input.
 KEPT = ("buffer", "attribute", "made")
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 LITERAL = 200  # numbers written into ``forward``, at most
 
 Formula = Callable[..., Any]  # (model, *inputs) -> output
@@ -46,7 +47,7 @@ class Call:
 
     def floats(self) -> tuple[int, ...]:
         """Tensors that may be event sequences."""
-        return tuple(k for k, tensor in enumerate(self.tensors) if _may_move(tensor))
+        return tuple(k for k, tensor in enumerate(self.tensors) if may_move(tensor))
 
     def formula(self, apply: Formula) -> Formula:
         """``apply(model, args, kwargs)`` as a function ``(model, *inputs)``."""
@@ -80,8 +81,9 @@ def call(args: Any, kwargs: Any) -> Call | None:
     return attrs.evolve(found, moving=(found.floats() or (0,))[:1])
 
 
-def _may_move(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout is torch.strided
+def may_move(tensor: Tensor) -> bool:
+    """Whether a tensor may change in time: one of floats that can be added."""
+    return tensor.dtype in FLOATS and tensor.layout is torch.strided
 
 
 class Model(nn.Module):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from property_tests.operators.calls import MODELS, Formula, copied
+from property_tests.operators.calls import MODELS, Formula, copied, may_move
 from property_tests.operators.compare import difference
 from property_tests.operators.outcomes import Outcome
 from snnpipe import RATE, TD, Code, fixed, graded, instrument, pipe, replace, td_rewrite, to_snn, trace
@@ -56,7 +56,7 @@ class Subject:
 
     @property
     def moves(self) -> bool:
-        return all(x.is_floating_point() for x in self.inputs)
+        return all(map(may_move, self.inputs))
 
 
 def plain(formula: Formula) -> Formula:
