@@ -90,6 +90,17 @@ def test_a_batch_of_one_is_right_or_refused(kind):
             torch.testing.assert_close(y, model(x))
 
 
+def test_a_loop_over_the_batch_is_for_that_batch():
+    class Loop(nn.Module):
+        def forward(self, x):
+            return sum(row for row in x)
+
+    snn = pipe(Loop(), trace(example=X), td_rewrite, to_snn)
+    torch.testing.assert_close(snn(X, T=2), X.sum(0))
+    with pytest.raises(InputError, match="traced for"):
+        snn(X[:3], T=2)
+
+
 class Branch(nn.Module):
     def __init__(self, features=3):
         super().__init__()

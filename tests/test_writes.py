@@ -141,6 +141,28 @@ def hermitian(x):
     return y
 
 
+def turned(x):
+    y = x * 1
+    z = y[:2]
+    z.transpose_(0, 1)
+    z.add_(1)
+    y.unsqueeze_(0)
+    return y
+
+
+def initialised(x):
+    y = x * 1
+    nn.init.constant_(y[0], 2.0)
+    nn.init.zeros_(y[1])
+    return y
+
+
+def table_kept_short(x):
+    y = x * 1
+    first = F.embedding(torch.tensor([0, 2]), y, max_norm=1.0)
+    return first + y[:2] + F.embedding(torch.tensor([1, 1]), x, max_norm=0.5)
+
+
 def expanded(x):
     y = x[:1] * 1
     torch.broadcast_to(y, (1, 5)).mul_(2.0)
@@ -205,7 +227,7 @@ FORMULAS = [
     out_of_a_symbol, out_takes_the_type, several_outs, foreach, through_views, through_pieces,
     view_read_after_its_base, expanded, keeps_its_type, type_of_another, fill_diagonal, listed, sizes_are_no_tensors,
     data, function_with_underscore, bitwise, real_views, filled_piece_by_piece, list_of_outs, keywords_of_python,
-    hermitian,
+    hermitian, turned, initialised, table_kept_short,
 ]  # fmt: skip
 
 

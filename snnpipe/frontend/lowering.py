@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload, OpOverloadPacket
 
@@ -221,7 +222,8 @@ class _Lowering:
 
     def _turn(self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], cell: Cell) -> None:
         """``x.transpose_(0, 1)``: another view of the same memory takes the place of the tensor."""
-        op, operands, value = self._emitted(node, calls.functional(target), args, kwargs)
+        twin = calls.functional(target) or getattr(torch, facts.name_of(target)[:-1])
+        op, operands, value = self._emitted(node, twin, args, kwargs)
         why = f"{value.name} turned it in place"
         cells.turn(cell, value, self._step(op, operands, cell), why)
         self.cells[node] = cell

@@ -58,8 +58,10 @@ def batch_sizes(program: ExportedProgram) -> str:
 
 def _size(program: ExportedProgram, size: int | torch.SymInt) -> Any:
     """A size as an input remembers it: a number, the range it may lie in, ``None`` for any."""
-    if isinstance(size, int):
-        return size
+    known = size if isinstance(size, int) else size.node.maybe_as_int()
+    if known is not None:
+        return known
+    assert isinstance(size, torch.SymInt)
     limits = program.range_constraints.get(size.node.expr)
     if limits is None or (limits.lower <= 2 and limits.upper >= OPEN):
         return None
