@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -91,6 +91,7 @@ def test_events_that_cancel_make_no_gains(seed):
 @pytest.mark.parametrize("correct", [*CORRECTIONS, balance])
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
 @pytest.mark.parametrize("schedule", ["step", "layer"])
+@settings(max_examples=max(3, settings().max_examples // 4))  # each fits twice
 @given(seed=st.integers(0, 99), cuts=st.lists(st.integers(1, 47), max_size=6, unique=True))
 def test_it_does_not_matter_how_the_data_are_batched(correct, neuron, schedule, seed, cuts):
     x = inputs(seed, 48)
