@@ -4,9 +4,11 @@ A row of ``CALLS`` is a call that works; junk takes the place of one or two of i
 """
 
 import math
+import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -333,11 +335,22 @@ def bad_calls(draw: Any, content: bool = False) -> tuple[str, dict[str, int]]:
                   for argument in wrong}  # fmt: skip
 
 
+@contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Relative paths lead there: some junk is a good name for a file."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def tried(name: str, wrong: dict[str, int]) -> None:
     """Make the call; a result, or a ``SnnpipeError`` that says something."""
     fn, given = CALLS[name]()
     given |= {argument: JUNK[k] for argument, k in wrong.items()}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), inside(FOLDER):
         warnings.simplefilter("error")
         for kind in OWN_WARNINGS:
             warnings.simplefilter("ignore", kind)
