@@ -308,7 +308,7 @@ def _as_events(sent: Any, decoded: Any, clock: Clock) -> tuple[Any, Any]:
     """Events of a decoded output, and what they decode to; what is no float (class indices) is passed on as it is."""
 
     def one(now: Any, then: Any = None) -> Any:
-        coded = isinstance(now, Tensor) and (now.is_floating_point() or now.is_complex())
+        coded = isinstance(now, Tensor) and (now.is_floating_point() or now.is_complex()) and now.dtype.itemsize > 1
         return temporal.difference(then, now, clock) if coded else now
 
     events = zip_leaves(one, decoded) if sent is None else zip_leaves(one, decoded, sent)
