@@ -177,12 +177,21 @@ def test_interrupted(monkeypatch, tmp_path, capsys):
 def test_ctrl_c(tmp_path):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    command = [sys.executable, "-m", "snnpipe", "demo", "--steps", "60000", "--out", str(tmp_path / "figure.png")]
+    command = [sys.executable, "-m", "snnpipe", "demo", "--steps", "64", "--out", str(tmp_path / "figure.png")]
     root = Path(snnpipe.__file__).parents[1]
-    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as process:
+
+    def as_a_terminal():  # a shell starts its background jobs, and so their children, deaf to SIGINT
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(
+        command, cwd=root, stderr=subprocess.PIPE, text=True, preexec_fn=as_a_terminal
+    ) as process:
         process.stderr.read(1)  # the first progress bar
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
+        try:
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert said.endswith("snnpipe demo: stopped\n")
     assert "Traceback" not in said
