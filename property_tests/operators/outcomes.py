@@ -10,10 +10,14 @@ WORDS = ("exact", "refused", "wrong", "other", "not applicable")
 
 #: Words of a refusal, or of the cause it names -> what it is for; the first that fits.
 REFUSALS = (
-    ("random", ("is random", "drawn at random", "generator")),
+    ("own fault", ("a fault of snnpipe",)),
+    ("random", ("is random", "drawn at random", "draws", "draw them", "generator")),
     ("write", ("wrote to the same memory", "writes to", "`out=`", "is mutated")),
     ("control flow", ("control flow", "cannot be iterated", "branch or loop", "'len' is not supported")),
-    ("data-dependent", ("data-dependent", "unbacked", "argument must be a string", "changes from step to step")),
+    (
+        "data-dependent",
+        ("data-dependent", "unbacked", "argument must be a string", "depends on the input", "a value that depends"),
+    ),
     ("autograd", ("autograd", "requires_grad", "require grad", "forward ad")),
     ("run", ("the network cannot run",)),
     ("not traced", ("cannot follow the model",)),
