@@ -82,8 +82,9 @@ def alike(a: Any, b: Any, unit: float) -> Any:
         return None if difference([a], [b], 0.0) is None else False
     if a.shape != b.shape or a.layout is not torch.strided or a.is_quantized:
         return None if difference([a], [b], unit) is None else False
-    apart = (a != b) & ~(a.isnan() & b.isnan()) if is_float(b) else a != b
-    return ~(apart & ((a - b).abs() > unit * max(1.0, largest(b)))) if is_float(b) else ~apart
+    if not is_float(b):
+        return a == b
+    return (a == b) | (a.isnan() & b.isnan()) | ((a - b).abs() <= unit * max(1.0, largest(b)))
 
 
 def both(mask: Any, other: Any) -> Any:
