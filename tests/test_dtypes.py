@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from property_tests.tolerances import Perturb
-from snnpipe import DIFFERENTIAL, RATE, TD, InputError, pipe, td_rewrite, to_snn, trace
+from snnpipe import DIFFERENTIAL, RATE, TD, InputError, fixed, pipe, replace, td_rewrite, to_snn, trace
 from tests.helpers import EPS, assert_same, assert_untouched, images, relative_error, settled, snapshot
 
 DTYPES = tuple(EPS)
@@ -274,3 +274,21 @@ def test_shapes_an_exported_network_was_not_traced_for_are_named():
     for bad in ((X, Y[:, 0]), (X[..., :4], Y)):
         with pytest.raises(InputError, match=r"traced for \(B, .*trace\(example=x\)"):
             td.sequence(*bad)
+
+
+class OfTheSum(nn.Module):
+    def forward(self, x):
+        return torch.relu(x.sum())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("by_export", [False, True])
+def test_a_neuron_on_a_number_gives_a_number(dtype, by_export):
+    x = torch.arange(12, dtype=dtype).reshape(4, 3)
+    traced = trace(example=x) if by_export else trace
+    snn = pipe(OfTheSum().eval(), traced, replace(threshold=fixed(66.0)), to_snn)
+    for schedule in ("step", "layer"):
+        out = snn(x, T=4, schedule=schedule)
+        assert out.shape == ()
+        assert out.dtype == dtype
+        assert out.item() == 66.0  # the sum: one spike of 66 at every step

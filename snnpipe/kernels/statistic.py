@@ -111,11 +111,16 @@ def fitted(theta: Tensor, shape: torch.Size, axis: int | None) -> Tensor | None:
         axis: the channel axis.
 
     Returns:
-        ``theta`` reshaped, ``None`` where it fits neither the channels nor the neurons.
+        ``theta`` reshaped, ``None`` where it fits neither the channels nor the neurons. For a current without axes it
+        has none: (1,) would add an axis to the current and, a number no longer, choose its dtype.
 
     >>> fitted(torch.ones(12), torch.Size([8, 3, 2, 2]), -3).shape
     torch.Size([3, 2, 2])
+    >>> fitted(torch.ones(1), torch.Size([]), None)
+    tensor(1.)
     """
+    if not shape:
+        return theta.reshape(()) if theta.numel() == 1 else None
     if theta.numel() in (1, 1 if axis is None else shape[axis]):
         return along(theta, len(shape), axis)
     return theta.reshape(shape[1:]) if theta.numel() == shape[1:].numel() else None
