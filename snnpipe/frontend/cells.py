@@ -37,6 +37,7 @@ class Cell:
         outdated: whether the base was written to since ``value`` was made.
         stale: why it may not be read any more, "" if it may.
         memory: the key of the model's own tensor that it was at first.
+        overlapping: whether it may show one place in memory several times.
     """
 
     value: Any
@@ -46,6 +47,7 @@ class Cell:
     outdated: bool = False
     stale: str = ""
     memory: str = ""
+    overlapping: bool = False
 
     @property
     def root(self) -> Cell:

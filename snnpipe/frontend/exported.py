@@ -16,19 +16,21 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from snnpipe.containers import tensors
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
+from snnpipe.frontend.calls import FUNCTIONAL
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
 from snnpipe.frontend.leaves import keep, learn
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.met import Met, replaced, tensors_of
 from snnpipe.frontend.places import untraceable
-from snnpipe.frontend.program import OPEN, as_called, batch_sizes, kept_keys, shapes_of, writes
+from snnpipe.frontend.program import OPEN, as_called, batch_sizes, kept_keys, refuse_transforms, shapes_of, writes
 from snnpipe.frontend.pytrees import Known, pytrees, telling
 from snnpipe.frontend.quiet import silenced
 from snnpipe.frontend.selfcheck import Example, check_example, differs
@@ -72,6 +74,7 @@ def _first_right(
         with _plain_export(), undisturbed(), replaced(met):
             try:
                 program = _export(root, tried, dynamic, leaves, known)
+                refuse_transforms(program)
             except TraceError:
                 raise
             except Exception as error:
@@ -133,7 +136,8 @@ def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.M
     kept = kept_keys(program)
     tensors = dict(_with_parts(tensors))
     lowered = lower(as_called(program, tensors), root, tensors, kept=kept)
-    if lowered.problems and any(writes(node) for node in program.graph.nodes):
+    by_view = all(problem.fix == FUNCTIONAL for problem in lowered.problems)
+    if lowered.problems and by_view and any(writes(node) for node in program.graph.nodes):
         # a write through a view: torch can make any of them functional, at the price of a second export
         try:
             with ONE_AT_A_TIME, _plain_export():
@@ -221,10 +225,24 @@ def _plain_export() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), followed(), silenced():
+        with torch.no_grad(), followed(), silenced(), _InCalls():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+_DATA: Any = Tensor.data
+
+
+class _InCalls(TorchFunctionMode):
+    """``x.data`` and ``x.data = y`` as the calls they mean; ``export`` sees neither."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == _DATA.__get__:
+            return args[0].detach()
+        if func == _DATA.__set__:
+            return args[0].set_(args[1].detach())
+        return func(*args, **(kwargs or {}))
 
 
 def _doubled(leaf: Any) -> Any:

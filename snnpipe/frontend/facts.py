@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch._C import DispatchKey
 from torch._ops import OpOverload
 
@@ -29,11 +29,20 @@ INPLACE_OPERATORS = {
 #: Named like writes to a tensor, but of no consequence to what is computed.
 HARMLESS = frozenset({"requires_grad_", "detach_", "share_memory_", "rename_", "retain_grad"})
 #: Methods that change how a tensor looks at its memory, and nothing of what others see there.
-TURNS = frozenset({"squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"})
+TURNS = frozenset({"as_strided_", "squeeze_", "swapaxes_", "swapdims_", "t_", "transpose_", "unsqueeze_"})
 #: Functions that write to a table of vectors what they would write again: with ``max_norm`` they scale rows down to it.
 RENORMS = frozenset({"embedding", "embedding_bag"})
 #: Methods that change what a tensor is, not its values; a graph of values has no word for that.
 UNTRACKED = frozenset({"resize_", "resize_as_", "set_", "sparse_resize_", "sparse_resize_and_clear_"})
+
+
+def set_data(tensor: Tensor, source: Tensor) -> None:
+    """``tensor.data = source``, as a function."""
+    tensor.data = source
+
+
+#: Calls that let their first argument look at the memory of their second.
+MOVES = frozenset({"__set__", "set_", "set_data"})
 
 #: What no network through time can do, by the names of functions and methods: why, and what to write.
 REFUSED: dict[frozenset[str], tuple[str, str]] = {
@@ -120,7 +129,7 @@ def _candidates(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 def is_write(target: Any) -> bool:
     """Whether a function or method is named as one that writes to its first argument."""
     name = name_of(target)
-    if name in ("setitem", "__setitem__") or hashed(target) in INPLACE_OPERATORS:
+    if name in ("setitem", "__setitem__", "__set__", "set_data") or hashed(target) in INPLACE_OPERATORS:
         return True
     if getattr(target, "__module__", "") == "_operator":  # and_, or_, not_: Python's keywords
         return False
@@ -226,3 +235,19 @@ def _python_arguments(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
         return None  # one of several functions, chosen when it is called
     bound.apply_defaults()
     return dict(bound.arguments)
+
+
+def refusals(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Why no network through time can make a call, and what to write instead."""
+    name = name_of(target)
+    if is_random(target, args, kwargs):
+        drops = "drop" in name or kwargs.get("dropout_p")
+        fix = (
+            "let dropout depend on the mode: training=self.training, or p if self.training else 0.0"
+            if drops
+            else "draw the noise outside the model and pass it as an input"
+        )
+        yield f"`{name}` is random, so the network computes no function of its input", fix
+    for names, (reason, fix) in REFUSED.items() if is_torchs(target) else ():
+        if name in names:
+            yield f"`{name}` {reason}", fix

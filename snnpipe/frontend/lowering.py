@@ -22,7 +22,7 @@ from snnpipe.frontend.cells import Cell
 from snnpipe.frontend.remembered import remembered
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.spellings import KNOWN
-from snnpipe.frontend.values import is_size, is_view, keeps_dtype, may_share
+from snnpipe.frontend.values import is_size, is_view, keeps_dtype, may_share, overlaps
 from snnpipe.frozen import EMPTY, FrozenMap, Packed, freeze, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, unique_name
 from snnpipe.ops import functions
@@ -132,15 +132,9 @@ class _Lowering:
         module = held(self.root, path)
         args, kwargs = self._read(node.args, node), self._read(node.kwargs, node)
         if isinstance(module, SpikingNeuron):
-            self.params[module.key] = module.threshold
-            encoder = {"neuron": module.neuron, "axis": module.axis, "origin": module.origin, **module.facts}
-            if module.capped_by:
-                cap = f"{module.key.removesuffix('threshold')}{module.capped_by}"
-                encoder["cap"], self.params[cap] = Param(cap), getattr(module, module.capped_by)
-            if module.charge is not None:
-                charge = f"{module.key.removesuffix('threshold')}charge"
-                encoder["charge"], self.params[charge] = Param(charge), module.charge
-            return cells.fresh(self.emit("encode", input=args[0], threshold=Param(module.key), **encoder))
+            operands, tensors = module.as_node()
+            self.params |= tensors
+            return cells.fresh(self.emit("encode", input=args[0], **operands))
         if isinstance(module, OpaqueModule):
             return self._alias(self.emit("call", target=module.opaque, args=args, kwargs=kwargs), node)
         tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
@@ -163,6 +157,8 @@ class _Lowering:
             self.cells[node] = self.cells[node.all_input_nodes[0]]
         elif facts.name_of(target) in facts.TURNS and written:
             self._turn(node, target, args, kwargs, self.cells[written[0]])
+        elif facts.name_of(target) in facts.MOVES and not kwargs and [*map(type, args)] == [fx.Node, fx.Node]:
+            self._move(node, self.cells[args[0]], self.cells[args[1]])
         elif facts.name_of(target) in facts.RENORMS and kwargs.get("max_norm") is not None:
             weight = calls.nodes(kwargs.get("weight", args[1:2]))[0]
             at: Any = next(key for key, value in (*kwargs.items(), *enumerate(args)) if value is weight)
@@ -190,7 +186,8 @@ class _Lowering:
         op, operands = self._recognise(target, self._read(args, node), self._read(kwargs, node))
         if op == "identity":
             return op, operands, operands["input"]
-        self._refuse(node, op, target, args, kwargs)
+        for reason, fix in facts.refusals(node.target, args, kwargs) if op == "call" else ():
+            self._problem(node, reason, fix)
         value = self.emit(op, **operands)
         self.problems[found:] = [attrs.evolve(problem, node=value.name) for problem in self.problems[found:]]
         return op, operands, value
@@ -212,9 +209,13 @@ class _Lowering:
             values = [value if keeps_dtype(value, before, self) else self.emit("type_as", input=value, other=before)]
             self._read(args, node, at=value.name)
         else:
-            if facts.name_of(target) in facts.UNTRACKED:
-                self._problem(node, f"`{facts.name_of(target)}` changes the memory of a tensor", calls.FUNCTIONAL)
             returned, values = self._on_copies(node, target, args, kwargs)
+            if facts.name_of(target) in facts.UNTRACKED:
+                reason = f"`{facts.name_of(target)}` changes the memory of a tensor"
+                self._problem(node, reason, calls.FUNCTIONAL, values[0].name)
+        if any(self.cells[leaf].overlapping for leaf in written):
+            reason = "writes to a view that shows a place several times, so the result hangs on the order of the writes"
+            self._problem(node, reason, "write to a copy of it: x.unfold(0, 2, 1).clone()", "output")
         for leaf, value in zip(written, values, strict=True):
             self._written(self.cells[leaf], value)
         whole = returned is None or (len(written) == 1 and facts.returns_written(target, args, kwargs))
@@ -227,6 +228,16 @@ class _Lowering:
         why = f"{value.name} turned it in place"
         cells.turn(cell, value, self._step(op, operands, cell), why)
         self.cells[node] = cell
+
+    def _move(self, node: fx.Node, cell: Cell, source: Cell) -> None:
+        """``x.set_(y)``, ``x.data = y``: a view of another memory takes the place of the tensor, not of its views."""
+        op, operands, value = self._emitted(node, torch.detach, node.args[1:], {})
+        moved = cells.view(value, source, self._step(op, operands, source))
+        if cell.root.memory:
+            self.written.setdefault(cell.root.memory, self.taken[value.name])
+        self.cells |= {key: moved for key, other in self.cells.items() if other is cell}
+        self.attributes |= {key: moved for key, other in self.attributes.items() if other is cell}
+        self.cells[node] = moved
 
     def _on_copies(
         self, node: fx.Node, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -265,8 +276,11 @@ class _Lowering:
         found = facts.sharing(node) if op == "call" else first
         sharing = [self.cells[source] for source in found if isinstance(self.cells[source].value, Ref | Param)]
         if len(sharing) == 1 and is_view(op, operands):
-            return cells.view(value, sharing[0], self._step(op, operands, sharing[0]))
-        return cells.alias(value, sharing)
+            cell = cells.view(value, sharing[0], self._step(op, operands, sharing[0]))
+        else:
+            cell = cells.alias(value, sharing)
+        cell.overlapping = any(source.overlapping for source in sharing) or overlaps(op, operands)
+        return cell
 
     def _step(self, op: str, operands: dict[str, Any], base: Cell) -> cells.Step:
         first = OPS[op].signature.names[0]
@@ -302,20 +316,6 @@ class _Lowering:
                 return "call", {"target": functions.call_method, "args": (args[0], target, *args[1:]), "kwargs": kwargs}
             target = method
         return "call", {"target": target, "args": args, "kwargs": kwargs}
-
-    def _refuse(self, node: fx.Node, op: str, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if op == "call" and facts.is_random(node.target, args, kwargs):
-            drops = "drop" in facts.name_of(node.target) or kwargs.get("dropout_p")
-            self._problem(
-                node,
-                f"`{facts.name_of(node.target)}` is random, so the network computes no function of its input",
-                "let dropout depend on the mode: training=self.training, or p if self.training else 0.0"
-                if drops
-                else "draw the noise outside the model and pass it as an input",
-            )
-        for named, (reason, fix) in facts.REFUSED.items() if op == "call" else ():
-            if facts.is_torchs(node.target) and facts.name_of(node.target) in named:
-                self._problem(node, f"`{facts.name_of(node.target)}` {reason}", fix)
 
     # cells
 

@@ -75,7 +75,7 @@ def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, exam
     )
     return (
         f"trace: cannot follow the model at {place}:{code}\n"
-        f"  cause: {str(error).splitlines()[0] if str(error) else type(error).__name__}\n"
+        f"  cause: {_cause(error)}\n"
         f"{why}"
         f"   - {leaf};\n"
         "     it is then converted as a whole, on decoded values, and stays a graded (float) unit;\n"
@@ -84,6 +84,23 @@ def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, exam
         + "\n   - leave out its cache of keys and values: trace(constants={'use_cache': False})"
         * _has_cache(root)
     )
+
+
+_TRANSFORMS = {str(Path(torch.__file__).parent / "_functorch" / name) for name in ("apis.py", "eager_transforms.py")}
+#: Why a model that uses one is refused.
+TRANSFORM = "a transform of torch.func (grad, vmap, jvp, ...) is used, which cannot be followed"
+
+
+def _cause(error: BaseException) -> str:
+    """What was raised, in words that help whoever wrote the model."""
+    said = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if any(frame.filename in _TRANSFORMS for frame in traceback.extract_tb(error.__traceback__)):
+        return TRANSFORM
+    if type(error).__name__ == "DataDependentOutputException":
+        return f"{said} gives a Python value that depends on the input"
+    if said.startswith("descriptor ") and "'Symbol'" in said:
+        return f"an unbound method of torch.Tensor takes no symbol; write x.add(1), not torch.Tensor.add(x, 1) ({said})"
+    return said
 
 
 def _has_cache(root: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from snnpipe.errors import TraceError
 from snnpipe.frontend.aten import FIRST_RESULT
 from snnpipe.frontend.facts import name_of
 from snnpipe.frontend.leaves import CALLS
-from snnpipe.frontend.places import LIBRARIES, is_users_file
+from snnpipe.frontend.places import LIBRARIES, TRANSFORM, is_users_file
 from snnpipe.frozen import Packed, leaves, map_leaves
 from snnpipe.graph import Traced
 from snnpipe.ops.functions import child_of
@@ -34,6 +34,18 @@ def kept_keys(program: ExportedProgram) -> set[str]:
     """The keys of the buffers that the program writes to."""
     written = (OutputKind.BUFFER_MUTATION, getattr(OutputKind, "PARAMETER_MUTATION", OutputKind.BUFFER_MUTATION))
     return {str(spec.target) for spec in program.graph_signature.output_specs if spec.kind in written}
+
+
+def refuse_transforms(program: ExportedProgram) -> None:
+    """Raise a TraceError where a program holds what is left of a transform of ``torch.func``: no sense alone."""
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
+    for node in (node for graph in graphs for node in graph.nodes):
+        if (getattr(node.target, "__module__", "") or "").startswith(("torch._functorch", "torch._C._functorch")):
+            _, where, _ = _origin(node)
+            raise TraceError(
+                f"trace: {TRANSFORM}" + f", at {where}" * bool(where) + ".\n  Write what it computes as an expression, "
+                "or keep the module that does it as one call: trace(leaves=(ThatModule,))"
+            )
 
 
 # what the program is for

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import operator
 import threading
 import types
 from collections.abc import Callable, Mapping
@@ -23,14 +22,15 @@ from torch.utils import _pytree as pytree
 
 from snnpipe.containers import opened, unknown
 from snnpipe.errors import TraceError
+from snnpipe.frontend import facts
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
-from snnpipe.frontend.facts import INPLACE_OPERATORS
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.memory import Kept, assignments, check_same, nodes_in, same_values
 from snnpipe.frontend.met import CALL, Met, entry, refuse_autocast, tensors_of, unused_name
 from snnpipe.frontend.places import is_torch, untraceable, user_line
 from snnpipe.frontend.shadow import is_private, unregistered
+from snnpipe.frontend.symbols import Symbol, holds_symbols, known_length
 from snnpipe.frontend.watch import Watch
 from snnpipe.frozen import Packed, is_namedtuple
 
@@ -164,7 +164,7 @@ class _Tracer(fx.Tracer):
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Symbol(node, self)
+        return Symbol(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return m in self.whole
@@ -231,7 +231,7 @@ class _Tracer(fx.Tracer):
             return type(a)(*map(self.create_arg, a))
         if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's
             return a.item()
-        if isinstance(a, types.FunctionType | types.BuiltinFunctionType | functools.partial) and not _holds_symbols(a):
+        if isinstance(a, types.FunctionType | types.BuiltinFunctionType | functools.partial) and not holds_symbols(a):
             return a
         found = opened(a)
         if found is not None:
@@ -264,13 +264,15 @@ class _Tracer(fx.Tracer):
         for leaf in pytree.tree_leaves((args, kwargs)):
             if isinstance(leaf, fx.Proxy) and leaf.tracer is not self:
                 raise Kept(leaf.node)
-        if getattr(function, "__name__", "") == "__get__":
+        if facts.name_of(function) == "__get__":
             return getattr(args[0], function.__self__.__name__)
+        if facts.name_of(function) == "__set__":
+            return setattr(args[0], function.__self__.__name__, args[1])
         return fx.Proxy.__torch_function__(function, (), args, kwargs)
 
     def iter(self, obj: Any) -> Any:
         """Unroll a loop over the pieces of a tensor; fx itself unpacks ``a, b = x`` and nothing else."""
-        pieces = _known_length(obj.node)
+        pieces = known_length(obj.node)
         return super().iter(obj) if pieces is None else iter([obj[k] for k in range(pieces)])
 
     def _key(self, attr: str, value: Any) -> str | None:
@@ -287,53 +289,6 @@ class _Tracer(fx.Tracer):
         if key not in self.fetched:
             self.fetched[key] = self.create_proxy("get_attr", key, (), {})
         return self.fetched[key]
-
-
-class _Symbol(fx.Proxy):
-    """A symbol that also records Python's in-place operators and item assignment."""
-
-    def __len__(self) -> int:
-        pieces = _known_length(self.node)
-        return super().__len__() if pieces is None else pieces
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("data", "imag", "real"):
-            raise TraceError(f"trace: at {user_line()} `.{name}` of a tensor is set; write its values: x.copy_(y)")
-        super().__setattr__(name, value)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-
-def _known_length(node: fx.Node) -> int | None:
-    """The number of pieces a tensor was cut into, where the call says it."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    cut = node.args[1] if len(node.args) > 1 else None
-    if name == "chunk":
-        cut = node.kwargs.get("chunks", cut)
-        return cut if isinstance(cut, int) else None
-    if name in ("split", "split_with_sizes"):
-        cut = node.kwargs.get("split_size", node.kwargs.get("split_size_or_sections", cut))
-        return len(cut) if isinstance(cut, tuple | list) else None
-    return None
-
-
-def _recorder(target: Callable[..., Any]) -> Callable[[_Symbol, Any], Any]:
-    def inplace(self: _Symbol, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", target, (self, other), {})
-
-    return inplace
-
-
-for _operator in INPLACE_OPERATORS:
-    setattr(_Symbol, f"__{_operator.__name__}__", _recorder(_operator))
-
-
-def _holds_symbols(function: Any) -> bool:
-    """Whether a function brings symbols with it, in its closure or as arguments of a ``partial``."""
-    given = (*function.args, *function.keywords.values()) if isinstance(function, functools.partial) else ()
-    cells = getattr(function, "__closure__", None) or ()
-    return any(isinstance(value, fx.Proxy) for value in (*given, *(cell.cell_contents for cell in cells)))
 
 
 def _accept(x: Any) -> None:

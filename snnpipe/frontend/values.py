@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import EllipsisType
 from typing import Any
 
@@ -56,6 +57,29 @@ def is_view(op: str, operands: dict[str, Any]) -> bool:
     if name == "unfold":  # the method; the function of that name is a row
         return True
     return name in _VIEWS and bool(args) and isinstance(args[0], Ref | Param)
+
+
+def overlaps(op: str, operands: Mapping[str, Any]) -> bool:
+    """Whether a call may show one place of its operand several times; torch itself refuses writes to an ``expand``."""
+    if op != "call":
+        return False
+    name, (_, *args), kwargs = name_of(operands["target"]), operands["args"], operands["kwargs"]
+    if name == "unfold":
+        given = dict(zip(("dimension", "size", "step"), args, strict=False)) | dict(kwargs)
+        size, step = given.get("size"), given.get("step")
+        return not (isinstance(size, int) and isinstance(step, int) and size <= step)
+    if name != "as_strided":
+        return False
+    given = dict(zip(("size", "stride"), args, strict=False)) | dict(kwargs)
+    size, stride = given.get("size"), given.get("stride")
+    if not all(isinstance(n, int) for n in (*leaves(size), *leaves(stride))):
+        return True
+    reach = 0  # of the axes so far, from the nearest neighbours to the farthest
+    for step, count in sorted(zip(stride or (), size or (), strict=True)):
+        if count > 1 and step <= reach:
+            return True
+        reach += step * (count - 1)
+    return False
 
 
 def may_share(op: str, operands: dict[str, Any]) -> bool:

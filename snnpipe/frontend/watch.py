@@ -75,9 +75,12 @@ class Watch(TorchFunctionMode):
         name = _asked(func)
         if name in _METADATA:
             return func(*args, **kwargs)
+        given = args
         args, kwargs = pytree.tree_map_only(Tensor, self.seen, (args, kwargs))
         found = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor | fx.Proxy)]
         if any(isinstance(leaf, fx.Proxy) for leaf in found):
+            if name in facts.MOVES:
+                self._leave(given[0])
             self._write(func, args, kwargs)
             args, kwargs = pytree.tree_map_only(Tensor, self.seen, (args, kwargs))
             return self.record(func, args, kwargs)
@@ -129,6 +132,12 @@ class Watch(TorchFunctionMode):
         )
         made = self.record(view.func, args, kwargs)
         return made if view.at is None else made[view.at]
+
+    def _leave(self, tensor: Any) -> None:
+        """Views of a real tensor that is about to look at another memory stay where they are."""
+        for view in [*self.views.values()]:
+            if isinstance(tensor, Tensor) and _overlap(view.tensor, tensor):
+                self._symbol(view.tensor)
 
     def _write(self, func: Any, args: Any, kwargs: Any) -> None:
         """Real tensors that a call with symbols writes to become symbols."""

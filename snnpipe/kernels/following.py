@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snnpipe.codes import Clock
 from snnpipe.kernels.precision import narrowed, wide
-from snnpipe.kernels.temporal import after, sendable
+from snnpipe.kernels.temporal import after, check_shape, sendable
 
 
 def followed(sent: Tensor | None, decoded: Tensor, clock: Clock) -> tuple[Tensor, Tensor]:
@@ -33,4 +33,5 @@ def followed(sent: Tensor | None, decoded: Tensor, clock: Clock) -> tuple[Tensor
 def held(sent: Tensor | None, decoded: Tensor) -> Tensor:
     """The decoded value where it is a finite number, and what was sent (0 before the first step) where it is not."""
     Y = decoded if decoded.is_floating_point() or decoded.is_complex() else decoded.to(torch.get_default_dtype())
+    check_shape(sent, Y)
     return torch.where(Y - Y == 0, Y, 0.0 if sent is None else narrowed(sent, Y))

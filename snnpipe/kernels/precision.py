@@ -37,5 +37,9 @@ def keep_finite(theta: Tensor) -> None:
 
 
 def narrowed(x: Tensor, like: Tensor) -> Tensor:
-    """What ``wide`` has widened in the dtype of ``like`` again."""
-    return x.to(like.dtype) if is_narrow(like) else x
+    """``x`` in the dtype of ``like``, which ``wide``, or a threshold that is more precise, has widened.
+
+    >>> narrowed(torch.ones(1, dtype=torch.float64), torch.ones(1)).dtype
+    torch.float32
+    """
+    return x.to(like.dtype) if like.is_floating_point() else x

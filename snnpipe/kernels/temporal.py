@@ -21,6 +21,10 @@ from snnpipe.frozen import FrozenList, FrozenMap, is_namedtuple
 from snnpipe.kernels.precision import is_narrow, narrowed, wide
 
 
+class Unsteady(ValueError):  # noqa: N818
+    """A value changes where only tensors' numbers may: in its shape, or though it is no tensor."""
+
+
 def constant(value: Any, clock: Clock, like: Any = None) -> Any:
     """Events of the constant ``value``: ``c_t = kappa_t c``; whole numbers become floats as precise as ``like``.
 
@@ -134,10 +138,21 @@ def _moves(leaf: Any) -> bool:
 
 def _change(now: Any, before: Any, alpha: float) -> Any:
     """``now - alpha before``, and 0 where both are the same infinity (a mask)."""
+    check_shape(before, now)
     change = now - alpha * before
     if not isinstance(change, torch.Tensor):
         return change
     return change.masked_fill(change.isnan() & (now == before), 0.0)
+
+
+def check_shape(before: Any, now: Any) -> None:
+    """Hold the shape of a value against the one it had at the step before: torch would broadcast one to the other.
+
+    Raises:
+        Unsteady: they differ.
+    """
+    if isinstance(now, torch.Tensor) and isinstance(before, torch.Tensor) and now.shape != before.shape:
+        raise Unsteady(f"a value of shape {tuple(before.shape)} at one step is {tuple(now.shape)} at the next")
 
 
 def _scale(value: Any, kappa: float, like: Any) -> Any:

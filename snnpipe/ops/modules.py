@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from snnpipe.codes import RATE, Clock
 from snnpipe.errors import ThresholdError
+from snnpipe.graph import Param
 from snnpipe.kernels.neuron import Neuron, check_signed
 from snnpipe.kernels.precision import keep_finite, narrowed, wide
 from snnpipe.kernels.statistic import fitted
@@ -73,6 +74,17 @@ class SpikingNeuron(nn.Module):
             z = z if self.charge is None else z + self.charge
         state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **options)
         return narrowed(events, z), state
+
+    def as_node(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The operands of its ``encode`` node but the current, and its tensors by key."""
+        tensors = {self.key: self.threshold}
+        operands = {"threshold": Param(self.key), "neuron": self.neuron, "axis": self.axis, "origin": self.origin}
+        operands |= self.facts
+        for operand, name in (("cap", self.capped_by), ("charge", "charge" * (self.charge is not None))):
+            if name:
+                key = f"{self.key.removesuffix('threshold')}{name}"
+                operands[operand], tensors[key] = Param(key), getattr(self, name)
+        return operands, tensors
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> SpikingNeuron:
         super()._apply(fn, recurse)

@@ -16,10 +16,11 @@ from snnpipe.containers import packed, tensors
 from snnpipe.errors import InputError, SnnpipeError
 from snnpipe.frozen import FrozenMap, Packed, freeze
 from snnpipe.graph import Graph, Traced, refs
-from snnpipe.kernels.temporal import zip_leaves
+from snnpipe.kernels.temporal import Unsteady, zip_leaves
 from snnpipe.ops.lift import Case, place
 from snnpipe.ops.table import batched_rank
 from snnpipe.options import whole
+from snnpipe.runtime.unsteady import unsteady
 
 
 def bind(graph: Graph, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +178,8 @@ def explained(given: Mapping[str, Any], root: nn.Module) -> Iterator[None]:
         yield
     except SnnpipeError:
         raise
+    except Unsteady as error:
+        raise unsteady(error, root.graph) from error  # type: ignore[arg-type]
     except TORCH_SAYS as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from snnpipe.checks import takes
@@ -20,6 +19,7 @@ from snnpipe.kernels.precision import narrowed
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
+from snnpipe.ops.sequence import stacked
 from snnpipe.options import MAPPING, RUN, SCHEDULE, instance, one_of, whole
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import (
@@ -121,7 +121,7 @@ class SpikingNetwork(nn.Module):
         if schedule == "layer":
             return self._layerwise(inputs, named, T, encoding, readout, delay)
         if readout == "every":
-            return _stacked(list(self.iterate(*inputs, T=T, encoding=encoding, delay=delay, **named)))
+            return stacked(list(self.iterate(*inputs, T=T, encoding=encoding, delay=delay, **named)))
         return next(self._decoded(inputs, named, T, encoding, (T,), delay))
 
     def _layerwise(
@@ -252,7 +252,7 @@ class SpikingNetwork(nn.Module):
                 decoded = of_step(outputs, t)
                 made, sent = _as_events(sent, decoded, clock)
                 events.append(made)
-        y_seq = _stacked(events)
+        y_seq = stacked(events)
         return y_seq if state is None else (begun.after(length, cells, decoded, sent), y_seq)
 
     def _program(self, sequences: frozenset[str]) -> Program:
@@ -313,8 +313,3 @@ def _as_events(sent: Any, decoded: Any, clock: Clock) -> tuple[Any, Any]:
 
     events = zip_leaves(one, decoded) if sent is None else zip_leaves(one, decoded, sent)
     return events, temporal.after(sent, decoded, events, clock)
-
-
-def _stacked(outputs: list[Any]) -> Any:
-    """Tensors on a new first axis; what is no tensor is the same at every step."""
-    return zip_leaves(lambda *steps: torch.stack(steps) if isinstance(steps[0], Tensor) else steps[0], *outputs)
