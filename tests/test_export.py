@@ -296,3 +296,18 @@ def test_a_size_the_program_was_not_exported_for_is_refused():
     for wrong in (torch.rand(5, 1, 9, 8), torch.rand(1, 8, 8)):
         with pytest.raises(InputError, match=r"traced for \(B, 1, 8, 8\)"):
             snn(wrong, T=2)
+
+
+def test_an_attempt_with_free_sizes_leaves_no_mark():
+    """``angle(out=)`` takes no free size, so the batch is fixed; torch keeps which sizes are free on the tensor."""
+
+    class Angle(nn.Module):
+        def forward(self, x):
+            b = torch.zeros(4, 6)
+            torch.angle(x, out=b)
+            return b
+
+    x = torch.randn(4, 6)
+    before = dict(vars(x))
+    assert torch.equal(pipe(Angle(), trace(example=x), to_module)(x), torch.angle(x))
+    assert vars(x) == before

@@ -102,7 +102,25 @@ def strides_of_a_view(x):
     return y, turned
 
 
+def a_slice_of_everything_is_turned(x):
+    y = x.clone()
+    v, w = y[:], y[...]
+    v.t_()
+    w.unsqueeze_(0)
+    v.add_(1)
+    return y, v, w
+
+
+def pieces(x):
+    y = x.clone()
+    torch.hsplit(y, 2)[0].mul_(2)
+    y.tensor_split(2, 0)[1].add_(1)
+    y[x > 0.5] *= 3
+    return y
+
+
 FORMULAS = (
+    a_slice_of_everything_is_turned, pieces,
     data_of_a_symbol, data_of_a_fresh_tensor, data_by_setattr, data_of_what_was_written, views_stay_behind,
     the_source_is_written, the_result_of_a_write_is_the_tensor, rows_of_attributes, parts_of_complex_numbers, strides,
     strides_of_a_view,
@@ -158,3 +176,21 @@ def test_windows_that_do_not_overlap_are_views(front):
         return y
 
     torch.testing.assert_close(pipe(Written(windows), ANN[front], to_snn)(X, T=1), windows(X))
+
+
+def test_with_an_example_the_advice_is_not_to_give_one():
+    def diagonal(x):
+        y = x.clone()
+        torch.einsum("ij", y).mul_(2)
+        return y
+
+    with pytest.raises(SnnpipeError, match="what may be the same memory") as told:
+        trace(Written(diagonal), example=X)
+    assert "trace(example" not in str(told.value)
+
+
+def test_what_torch_does_not_check_is_run_on_the_example_alone():
+    """``lu_unpack`` on pivots of another batch destroys memory."""
+    lu, pivots = torch.linalg.lu_factor(torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    state = trace(Written(lambda x: torch.lu_unpack(x, pivots)), example=lu)
+    assert "the batch size is fixed" in str(state.history[0])

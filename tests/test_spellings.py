@@ -1,5 +1,6 @@
 """Every way to write an activation is one operator, one site, one threshold."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,3 +89,27 @@ def test_capped_activations_need_no_data(spelling):
     (neuron,) = snn.neurons().values()
     assert neuron.threshold.tolist() == [cap]
     assert_converges(snn, (x,), model(x))
+
+
+NUMPY = {
+    "x + array": lambda x: x + np.ones(6),
+    "x * array of floats": lambda x: x * np.arange(6, dtype=np.float32),
+    "x[array]": lambda x: x[np.array([0, 2])],
+    "number * x": lambda x: np.float64(2.0) * x,
+    "number ** x": lambda x: np.float32(2.0) ** x,
+    "x / whole number": lambda x: x / np.int64(3),
+    "x[array] = number": lambda x: x.clone().index_put_((torch.as_tensor(np.array([1])),), x.new_tensor(np.sqrt(2))),
+}
+
+
+@pytest.mark.parametrize("spelling", NUMPY)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::snnpipe.SiteWarning")
+def test_arrays_and_numbers_of_numpy_mean_what_they_mean_to_torch(spelling):
+    class Spelt(nn.Module):
+        def forward(self, x):
+            return NUMPY[spelling](x)
+
+    x = vectors()
+    got, want = pipe(Spelt(), trace, to_snn)(x, T=1), NUMPY[spelling](x)
+    assert got.dtype == want.dtype
+    torch.testing.assert_close(got, want)

@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 
 def is_float(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
+    """Whether a value has events: torch does not add floats of eight bits."""
+    return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) and leaf.dtype.itemsize > 1
 
 
 def is_complex(leaf: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from property_tests.operators.calls import MODELS, Formula, copied, may_move
-from property_tests.operators.compare import difference
+from property_tests.operators.compare import difference, is_float
 from property_tests.operators.outcomes import Outcome
 from snnpipe import RATE, TD, Code, fixed, graded, instrument, pipe, replace, td_rewrite, to_snn, trace
 from snnpipe.graph import Graph, Node
@@ -131,7 +131,7 @@ class Eager:
         if differs and not drew:
             return Outcome("not applicable", "undefined", "two runs of the model differ")
         value = subject.value(course[-1])
-        follows = isinstance(value, Tensor) and value.is_floating_point()
+        follows = is_float(value) and not value.is_complex()
         behind = _neurons(course) if subject.moves and not drew else {}
         try:
             for steps in behind.values():

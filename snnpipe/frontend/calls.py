@@ -14,10 +14,8 @@ from snnpipe.frontend import facts, overloads
 from snnpipe.frontend.spellings import KNOWN
 from snnpipe.frozen import Packed, is_namedtuple, leaves
 
-FUNCTIONAL = (
-    "give an example, trace(example=x), which follows such writes; or write to a copy, y = x.clone(), or use the "
-    "functional form, y = x + 1 instead of x += 1"
-)
+COPY = "write to a copy, y = x.clone(), or use the functional form, y = x + 1 instead of x += 1"
+FUNCTIONAL = f"give an example, trace(example=x), which follows such writes; or {COPY}"
 
 
 def spelled(node: fx.Node) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

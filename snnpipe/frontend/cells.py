@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from snnpipe.graph import Param
+from snnpipe.ops import functions
 
 
 @attrs.frozen(eq=False)
@@ -86,6 +87,11 @@ def view(value: Any, base: Cell, step: Step) -> Cell:
     cell = Cell(value, base.place, base.root, (*base.steps, step))
     base.place.cells.append(cell)
     return cell
+
+
+def again(base: Cell) -> Cell:
+    """A cell that looks at another as it is: a tensor of its own in the same memory."""
+    return view(base.read(), base, Step(lambda now: now, functions.identity, (), {}))
 
 
 def alias(value: Any, others: Iterable[Cell]) -> Cell:

@@ -7,7 +7,7 @@ any other; its ATEN overloads are spellings (``frontend.aten``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,9 +23,10 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from snnpipe.containers import tensors
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
-from snnpipe.frontend.calls import FUNCTIONAL
+from snnpipe.frontend.calls import COPY, FUNCTIONAL
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
+from snnpipe.frontend.facts import name_of
 from snnpipe.frontend.leaves import keep, learn
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.met import Met, replaced, tensors_of
@@ -39,6 +40,9 @@ from snnpipe.frontend.symbolic import ONE_AT_A_TIME
 from snnpipe.frozen import is_namedtuple, map_leaves
 from snnpipe.frozen import leaves as leaves_of
 from snnpipe.graph import Graph, Node, Traced
+
+#: torch runs these on operands that do not fit, and destroys memory: they are never run on another batch size.
+_UNCHECKED = frozenset({"lu_unpack"})
 
 
 def exported(
@@ -80,11 +84,16 @@ def _first_right(
             except Exception as error:
                 failure = error
                 continue
-        lowered = _lowered(program, _held(program, own, met.tensors(root)), root)
+        if dynamic and any(name_of(node.target) in _UNCHECKED for node in program.graph.nodes):
+            failure = RuntimeError("torch does not check the shapes of what it calls")
+            continue
+        held = _held(program, own, met.tensors(root))
+        lowered = _lowered(program, held, root, lambda graph: not _fails(graph, root, tried))  # noqa: B023
         if tried is not given and (not batch_sizes(program) or _fails(lowered, root, given)):
             continue  # the example is one sample, which is not treated as two are
         if lowered.problems:
-            return lowered, shapes_of(program, 0)
+            told = (attrs.evolve(p, fix=COPY if p.fix == FUNCTIONAL else p.fix) for p in lowered.problems)
+            return attrs.evolve(lowered, problems=tuple(told)), shapes_of(program, 0)
         check_example(lowered, partial(runnable, root), given)
         if dynamic and batch_sizes(program) and _hangs_on_batch(lowered, root, given):
             failure = RuntimeError("what it computes hangs on the batch size")
@@ -132,7 +141,12 @@ def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lo
     return _lowered(program, held if unsafe_share else cloned(held), nn.Module())
 
 
-def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.Module) -> Lowered:
+def _lowered(
+    program: ExportedProgram,
+    tensors: Mapping[str, Tensor],
+    root: nn.Module,
+    is_right: Callable[[Lowered], bool] = lambda graph: True,
+) -> Lowered:
     kept = kept_keys(program)
     tensors = dict(_with_parts(tensors))
     lowered = lower(as_called(program, tensors), root, tensors, kept=kept)
@@ -147,7 +161,7 @@ def _lowered(program: ExportedProgram, tensors: Mapping[str, Tensor], root: nn.M
         parts = {key: value for key, value in functional.state_dict.items() if key not in tensors}
         tensors = cloned(parts) | tensors  # weights of a class of their own have been taken apart
         again = lower(as_called(functional, tensors), root, tensors, kept=kept | kept_keys(functional))
-        lowered = again if len(again.problems) < len(lowered.problems) else lowered
+        lowered = again if len(again.problems) < len(lowered.problems) and is_right(again) else lowered
     return lowered
 
 
@@ -163,6 +177,7 @@ def _attempts(given: Example) -> Iterator[tuple[Example, bool]]:
 def _export(
     root: nn.Module, given: Example, dynamic: bool, leaves: tuple[type[nn.Module], ...], known: Known
 ) -> ExportedProgram:
+    given = given.cast()  # torch marks the tensors whose sizes are free, for ever
     batches = ShapesCollection()
     for leaf in pytree.tree_leaves((given.args, given.kwargs)) if dynamic else ():
         if isinstance(leaf, Tensor) and leaf.ndim:

@@ -173,19 +173,20 @@ def sharing(node: fx.Node) -> list[fx.Node]:
     own = is_torchs(target) or isinstance(target, OpOverload)
     if not own or (not known and name_of(target) not in _FRESH):
         return list(node.all_input_nodes)  # of functions nobody knows, we assume it
-    found: list[fx.Node] = []
+    found: dict[fx.Node, fx.Node] = {}  # once each: the overloads may agree
     for overload in known:
         names = shared(overload)
         if names is None:
             return list(node.all_input_nodes)
         given = named_arguments(overload, args, kwargs)
-        fx.node.map_arg([given.get(name) for name in names], lambda leaf: _noted(leaf, found))
-    return found
+        fx.node.map_arg([given.get(name) for name in names], lambda leaf: found.setdefault(leaf, leaf))
+    return [*found]
 
 
-def _noted(leaf: fx.Node, found: list[fx.Node]) -> fx.Node:
-    found.append(leaf)
-    return leaf
+def is_view(target: Any) -> bool:
+    """Whether an overload returns another tensor in the memory of an operand."""
+    marks = target._schema.returns if isinstance(target, OpOverload) else ()
+    return any(value.alias_info is not None and not value.alias_info.is_write for value in marks)
 
 
 @lru_cache(maxsize=4096)

@@ -174,7 +174,7 @@ class _Lowering:
             )
             first = node.args[0] if node.args else None
             if op == "identity" and isinstance(first, fx.Node):
-                self.cells[node] = self.cells[first]
+                self.cells[node] = cells.again(self.cells[first]) if facts.is_view(target) else self.cells[first]
             else:
                 self.cells[node] = self._placed(value, op, operands, node)
 
@@ -270,7 +270,7 @@ class _Lowering:
 
     def _placed(self, value: Any, op: str, operands: dict[str, Any], node: fx.Node) -> Cell:
         """The cell of a new value: a view, or memory that may be shared, or memory of its own."""
-        if op != "call" and not may_share(op, operands):
+        if op != "call" and not may_share(op, operands, self):
             return cells.fresh(value)
         first = calls.nodes(node.args[:1] or tuple(node.kwargs.values())[:1]) or node.all_input_nodes
         found = facts.sharing(node) if op == "call" else first

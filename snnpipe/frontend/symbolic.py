@@ -229,8 +229,8 @@ class _Tracer(fx.Tracer):
             return a.node
         if is_namedtuple(a):
             return type(a)(*map(self.create_arg, a))
-        if type(a).__module__ == "numpy" and getattr(a, "ndim", None) == 0:  # a number of numpy's
-            return a.item()
+        if type(a).__module__ == "numpy" and hasattr(a, "ndim"):
+            a = torch.tensor(a) if a.ndim else a.item()  # to torch, an array is a tensor and its number one of Python
         if isinstance(a, types.FunctionType | types.BuiltinFunctionType | functools.partial) and not holds_symbols(a):
             return a
         found = opened(a)

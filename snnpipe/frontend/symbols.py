@@ -15,6 +15,8 @@ from snnpipe.frontend.facts import INPLACE_OPERATORS, set_data
 class Symbol(fx.Proxy):
     """A symbol that also records Python's in-place operators, item assignment and ``x.data = y``."""
 
+    __array_ufunc__ = None  # numpy leaves its operators to us, as it does to tensors
+
     def __len__(self) -> int:
         pieces = known_length(self.node)
         return super().__len__() if pieces is None else pieces

@@ -82,12 +82,25 @@ def overlaps(op: str, operands: Mapping[str, Any]) -> bool:
     return False
 
 
-def may_share(op: str, operands: dict[str, Any]) -> bool:
+def may_share(op: str, operands: dict[str, Any], seen: Seen) -> bool:
     """Whether the result of an op may lie in the memory of an operand."""
-    if op == "getitem":  # an index with a list or a tensor of the model's gathers into new memory
+    if op == "getitem":  # an index with a list, a tensor of the model's or a mask gathers into new memory
         index = operands["index"]
-        return not any(isinstance(part, list | Param) for part in (index if type(index) is tuple else (index,)))
+        parts = index if type(index) is tuple else (index,)
+        return not any(isinstance(part, list | Param) or _is_mask(part, seen) for part in parts)
     return "b" not in operands if op == "einsum" else OPS[op].aliases
+
+
+#: Functions that give booleans; as an index they gather, whereas a whole number may select.
+_MASKS = frozenset({
+    "eq", "ge", "greater", "greater_equal", "gt", "isclose", "isfinite", "isinf", "isnan", "isneginf", "isposinf", "le",
+    "less", "less_equal", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "ne", "not_equal", "signbit",
+})  # fmt: skip
+
+
+def _is_mask(operand: Any, seen: Seen) -> bool:
+    node = seen.node(operand)
+    return node is not None and node.op == "call" and name_of(node["target"]) in _MASKS
 
 
 #: Ops whose result has the type of their first operand, if the others are numbers.

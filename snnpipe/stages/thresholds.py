@@ -160,7 +160,8 @@ def _usable(theta: Tensor) -> Tensor:
 
 def like_network(theta: Tensor, params: Mapping[str, Tensor]) -> Tensor:
     """In the dtype and on the device of the weights; positive and finite there."""
-    model = next((tensor for tensor in params.values() if tensor.is_floating_point()), theta)
+    floats = (tensor for tensor in params.values() if tensor.is_floating_point() and tensor.dtype.itemsize > 1)
+    model = next(floats, theta)  # floats of eight bits are quantised weights, which torch does not add
     limits = torch.finfo(model.dtype)
     wide = theta.to(device=model.device, dtype=torch.float64)
     return wide.clamp(limits.smallest_normal, limits.max / 4).to(dtype=model.dtype)
