@@ -59,12 +59,6 @@ SEED = 3
 STEPS = (7, 15, 31, 61, 509)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(reproducible):
-    """Networks as small as these are slower on two."""
-    torch.set_num_threads(1)
-
-
 class Row(NamedTuple):
     """A network, its inputs, how it is followed, and what must be said of it.
 
