@@ -128,12 +128,15 @@ def run(rows: dict[str, Any], names: list[str], options: argparse.Namespace) -> 
         for pipe in wait(list(busy), timeout=1.0):
             name, process, _ = busy.pop(pipe)
             try:
-                yield name, pipe.recv()
-                idle.append((pipe, process))
+                found = pipe.recv()
             except EOFError:
+                found = None
+            if found is None:  # here, since an exception being handled would be the context of all in a new process
                 process.join()
-                yield name, [_lost(name, f"the process died: {process.exitcode}")]
-                idle.append(start())
+                found = [_lost(name, f"the process died: {process.exitcode}")]
+                pipe, process = start()
+            yield name, found
+            idle.append((pipe, process))
         for pipe, (name, process, begun) in list(busy.items()):
             if time.monotonic() - begun > PER_OPERATOR:
                 process.kill()

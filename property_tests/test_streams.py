@@ -1,5 +1,7 @@
 """Runs in pieces: a sequence cut anywhere, its state carried, is the whole; what is static stays."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,6 +58,10 @@ def network(code, neuron=None, seed=0, **options):
     return model, rest, pipe(state, td_rewrite(code=code), to_snn)
 
 
+#: For what does not depend on what is drawn.
+made_once = cache(network)
+
+
 def stream(T, seed):
     return torch.randn(T, 2, 4, 6, generator=torch.Generator().manual_seed(seed)).double()
 
@@ -68,7 +74,7 @@ NEURONS = [None, signed_memory(), cascade(n=3)]
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
 @given(cuts=st.lists(st.integers(1, 39), max_size=4), seed=st.integers(0, 99))
 def test_a_sequence_cut_anywhere_is_the_whole(code, neuron, cuts, seed):
-    _, rest, snn = network(code, neuron)
+    _, rest, snn = made_once(code, neuron)
     x = stream(40, seed)
     whole = snn.sequence(x, *rest)
     state, found = snn.init(), []
@@ -86,7 +92,7 @@ def test_a_sequence_cut_anywhere_is_the_whole(code, neuron, cuts, seed):
 @pytest.mark.parametrize("code", CODES, ids=str)
 @given(first=st.integers(0, 5), seed=st.integers(0, 99))
 def test_steps_and_sequences_may_take_turns(code, first, seed):
-    _, rest, snn = network(code, signed_memory())
+    _, rest, snn = made_once(code, signed_memory())
     x = stream(8, seed)
     state, found = snn.init(x[0], *rest), []
     for x_t in x[:first]:

@@ -1,15 +1,8 @@
-"""What every test starts from: one seed and few threads."""
+"""The network and the images that most tests start from."""
 
 import pytest
-import torch
 
 from tests.helpers import cnn, images, spiking
-
-
-@pytest.fixture(autouse=True)
-def reproducible():
-    torch.manual_seed(0)
-    torch.set_num_threads(2)
 
 
 @pytest.fixture

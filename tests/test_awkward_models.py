@@ -48,7 +48,9 @@ def upto(value, t):
 
 
 @every_case
-@pytest.mark.parametrize("stages", [(), (fuse,), (instrument,), (fuse, instrument)], ids=str)
+@pytest.mark.parametrize(
+    "stages", [(), (fuse,), (instrument,), (fuse, instrument)], ids=["no stage", "fuse", "instrument", "both"]
+)
 def test_each_stage_keeps_the_function(case, stages):
     model, inputs = case.ready()
     module = pipe(model, trace(**case.options), *stages, to_module)

@@ -34,12 +34,6 @@ B, L, S, H, E = 3, 5, 4, 2, 8
 DEPTH = 64
 
 
-@pytest.fixture(autouse=True)
-def one_thread(reproducible):
-    """These tensors are tiny."""
-    torch.set_num_threads(1)
-
-
 def test_the_tolerance_is_below_what_is_asked():
     assert h.bound(torch.float64, depth=DEPTH) < 1e-12
 

@@ -15,12 +15,6 @@ from tests.helpers import EPS, assert_same, assert_untouched, images, relative_e
 DTYPES = tuple(EPS)
 
 
-@pytest.fixture(autouse=True)
-def one_thread(reproducible):
-    """Networks as small as these are slower on two."""
-    torch.set_num_threads(1)
-
-
 class Mixed(nn.Module):
     """Convolution, batch norm, layer norm, attention, softmax, dropout as a module and as a function."""
 

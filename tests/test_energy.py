@@ -184,13 +184,17 @@ def test_every_linear_operator_has_a_rule():
     assert WEIGHTED | SCALED | DENSE == MULTIPLICATIONS.keys() <= OPS.keys()
 
 
+def binary_ones(q):
+    return bin(abs(q)).count("1")
+
+
 @pytest.mark.parametrize(
     ("neuron", "wires", "bits", "count"),
     [
-        (burst(cap=4), 1, 3, abs), (group(m=4), 4, 1, abs), (cascade(n=4), 4, 2, lambda q: bin(abs(q)).count("1")),
-        (cascade(n=3, two_sided=False), 3, 1, lambda q: bin(abs(q)).count("1")),
+        (burst(cap=4), 1, 3, abs), (group(m=4), 4, 1, abs), (cascade(n=4), 4, 2, binary_ones),
+        (cascade(n=3, two_sided=False), 3, 1, binary_ones),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Neuron) else None,
 )  # fmt: skip
 def test_each_spike_of_a_multilevel_event_is_added(neuron, wires, bits, count):
     linear = nn.Linear(6, 5).double()

@@ -67,14 +67,8 @@ def score(model, **call):
     return F.cross_entropy(out, TEST[1]).item(), (out.argmax(1) == TEST[1]).float().mean().item()
 
 
-@pytest.fixture(autouse=True)
-def one_thread(reproducible):
-    torch.set_num_threads(1)  # the tensors are small
-
-
 @pytest.fixture(scope="module")
 def trained():
-    torch.set_num_threads(1)
     model = mlp(nn.ReLU)
     fit(model, model.parameters(), steps=300, lr=1e-2)
     assert score(model)[1] > 0.94

@@ -93,14 +93,17 @@ def test_spike_counts_equal_brute_force(net, neuron, x):
     assert all(int(count.per_step.max()) <= count.size for count in counts.values())
 
 
+def binary_ones(q):
+    return bin(abs(q)).count("1")
+
+
 @pytest.mark.parametrize(
     ("neuron", "wires", "count"),
     [
         (burst(cap=4), 1, abs), (burst(cap=4, two_sided=True), 1, abs), (group(m=4), 4, abs),
-        (cascade(n=4), 4, lambda q: bin(abs(q)).count("1")), (one_of_n(n=4), 4, spikes_of),
-        (graded(parts=8), 1, spikes_of),
+        (cascade(n=4), 4, binary_ones), (one_of_n(n=4), 4, spikes_of), (graded(parts=8), 1, spikes_of),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, Neuron) else None,
 )  # fmt: skip
 def test_spikes_are_counted_on_every_wire(neuron, wires, count, x):
     snn = converted(plain_net, x, neuron=neuron)

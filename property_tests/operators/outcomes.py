@@ -12,7 +12,9 @@ WORDS = ("exact", "refused", "wrong", "other", "not applicable")
 REFUSALS = (
     ("own fault", ("a fault of snnpipe",)),
     ("random", ("is random", "drawn at random", "draws", "draw them", "generator")),
-    ("write", ("wrote to the same memory", "writes to", "`out=`", "is mutated")),
+    ("write", ("wrote to", "writes to", "`out=`", "is mutated", "changes the memory")),
+    ("transform", ("transform of torch.func", "computes gradients")),
+    ("sparse", ("no strides", "to_sparse", "sparse csr")),
     ("control flow", ("control flow", "cannot be iterated", "branch or loop", "'len' is not supported")),
     (
         "data-dependent",

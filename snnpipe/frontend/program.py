@@ -196,7 +196,11 @@ class _Copy:
         if target is torch.ops.snnpipe.leaf.default:
             return self._leaf(args, origin)
         if target is torch.ops.aten.batch_norm.default and args[5] and args[3] is not None:
-            raise TraceError("trace: the program was exported in training mode; call model.eval() before exporting it")
+            raise TraceError(
+                "trace: batch_norm runs in training mode and writes to its running statistics"
+                + f", at {origin[1]}" * bool(origin[1])
+                + "; call model.eval() before exporting, or pass training=self.training"
+            )
         if self.device is not None and kwargs.get("device") == self.device[0]:
             kwargs = {**kwargs, "device": self.device[1]}  # the input's device, not the one of the example
         read = [user for user in node.users if user.users or user.target is not operator.getitem]

@@ -23,6 +23,9 @@ from snnpipe.frontend.lowering import Lowered
 _ROUNDINGS = 8
 
 
+_UNSTEADY = "draws random numbers, remembers earlier runs, or reads memory that nothing was written to (torch.empty)"
+
+
 @attrs.frozen(eq=False)
 class Example:
     """The arguments of one call of ``forward``."""
@@ -59,7 +62,7 @@ def differs(lowered: Lowered, model: Callable[[], nn.Module], example: Example) 
         where = next((path for path in first if path in second and _mismatch(first[path], second[path], 0.0)), "")
         return (
             f"the model computes something else when it runs again on the same example{_at(where)} ({repeated}): it "
-            "draws random numbers, or remembers earlier runs"
+            f"{_UNSTEADY}"
         )
     try:
         got, inner = _run(lowered, example)
@@ -77,10 +80,13 @@ def check_example(lowered: Lowered, model: Callable[[], nn.Module], example: Exa
     """Raise a TraceError where the graph does not compute what the model computes."""
     found = differs(lowered, model, example)
     if found:
-        raise TraceError(
-            f"trace: {found}.\n  If the model is a function of its input, this is a fault of snnpipe: please report it "
-            "with the model.  Meanwhile keep the module as one call: trace(leaves=(ThatModule,))"
+        advice = (
+            "Make it a function of its input: write what it reads, and give what is drawn or remembered as an input"
+            if _UNSTEADY in found
+            else "If the model is a function of its input, this is a fault of snnpipe: please report it with the "
+            "model.  Meanwhile keep the module as one call: trace(leaves=(ThatModule,))"
         )
+        raise TraceError(f"trace: {found}.\n  {advice}")
 
 
 def _at(where: str) -> str:

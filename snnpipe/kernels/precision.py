@@ -42,4 +42,4 @@ def narrowed(x: Tensor, like: Tensor) -> Tensor:
     >>> narrowed(torch.ones(1, dtype=torch.float64), torch.ones(1)).dtype
     torch.float32
     """
-    return x.to(like.dtype) if like.is_floating_point() else x
+    return x.to(like.dtype) if like.is_floating_point() or is_narrow(like) else x
