@@ -63,7 +63,7 @@ def overlaps(op: str, operands: Mapping[str, Any]) -> bool:
     """Whether a call may show one place of its operand several times; torch itself refuses writes to an ``expand``."""
     if op != "call":
         return False
-    name, (_, *args), kwargs = name_of(operands["target"]), operands["args"], operands["kwargs"]
+    name, args, kwargs = name_of(operands["target"]), operands["args"][1:], operands["kwargs"]
     if name == "unfold":
         given = dict(zip(("dimension", "size", "step"), args, strict=False)) | dict(kwargs)
         size, step = given.get("size"), given.get("step")
