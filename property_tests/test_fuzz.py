@@ -178,7 +178,7 @@ call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), thre
 call("td_rewrite", on_state(snnpipe.td_rewrite, "measured"), code=TD)
 for correct in (correct_bias, snnpipe.correct_potential, snnpipe.correct_threshold):
     call(correct.__name__, on_state(correct, "spiking"), batches=lambda: [things().x], T=2, per="channel", code=RATE,
-         schedule="step", max_batches=1)  # fmt: skip
+         schedule=snnpipe.wave(2), max_batches=1)  # fmt: skip
 call("correct_weights", on_state(snnpipe.correct_weights, "spiking"), batches=lambda: [things().x], T=2, code=RATE,
      schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False)  # fmt: skip
 call("balance", on_state(snnpipe.balance, "spiking"), batches=lambda: [things().x], T=2, per="layer", code=RATE,
@@ -226,6 +226,7 @@ call("converted", lambda x: things().made(x), x=lambda: things().x)
 # values
 call("geometric", code(snnpipe.geometric), beta=2.0)
 call("low_pass", code(snnpipe.low_pass), tau=4.0)
+call("wave", lambda **options: things().snn(things().x, T=3, schedule=snnpipe.wave(**options)), K=2)
 call("restarted", code(snnpipe.restarted), tau=4)
 call("Code", lambda **options: Code(**options).worth(3), name="mine", alpha=one, a=one)
 call("Codebook", constructed(Codebook), name="mine", quantise=whole, unit="multi-level", low=-1, high=3, parts=1,

@@ -23,7 +23,7 @@ from snnpipe import (
     to_snn,
     trace,
 )  # fmt: skip
-from snnpipe.runtime.layers import depth
+from snnpipe.runtime.depth import depth
 
 
 def dyadic(*shape: int, seed: int, bits: int = 3) -> Tensor:

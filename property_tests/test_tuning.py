@@ -221,7 +221,7 @@ BAD = {
     "delay of a sum": (lambda s: answered(s, TD, inputs(0), 4, delay=1), InputError, "code=RATE"),
     "delay of everything": (lambda s: answered(s, RATE, inputs(0), 4, delay=4), InputError, "delay < T = 4"),
     "delay of layers": (
-        lambda s: answered(s, RATE, inputs(0), 4, delay=1, schedule="layer"), InputError, 'schedule="step"',
+        lambda s: answered(s, RATE, inputs(0), 4, delay=1, schedule="layer"), InputError, "whole chunks",
     ),
     "no gradient": (
         lambda s: correct_weights([inputs(0)], T=4)(

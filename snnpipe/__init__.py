@@ -56,6 +56,7 @@ from snnpipe.stages.to_snn import to_module, to_snn
 from snnpipe.stages.trace import trace
 from snnpipe.stages.tune import correct_weights
 from snnpipe.state import ConversionState, Event, Levels, Site, digest, state_equal
+from snnpipe.waves import Wave, wave
 
 __version__ = "0.1.0"
 
@@ -64,12 +65,12 @@ __all__ = [
     "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
     "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
     "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
-    "TraceError", "UnsupportedError", "Verdict", "account", "balance", "burst", "calibrate", "cascade", "check",
+    "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst", "calibrate", "cascade", "check",
     "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",
     "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
     "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
     "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe",
     "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics",
     "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
-    "threshold_iteration", "to_module", "to_snn", "trace",
+    "threshold_iteration", "to_module", "to_snn", "trace", "wave",
 ]  # fmt: skip

@@ -10,7 +10,7 @@ A code is a pair of schedules :math:`(\alpha_t, a_t)`, t = 1, 2, ...  Events x_t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import attrs
@@ -35,6 +35,8 @@ class Clock(NamedTuple):
         kappa: what a constant c must be multiplied by so that the events ``kappa_t c`` decode to c at every t.
         gain: ``alpha_t a_{t-1} / a_t``, what a difference of decoded values, measured in events, is multiplied by
             when time moves on by a step; 1 for RATE and TD.
+        parts: the steps of a chunk, empty for a single step.  A chunk is a step of a coarser code, in which its one
+            event stands for those of its steps, ``shares`` of it; t is the last of them.
     """
 
     t: int
@@ -42,6 +44,54 @@ class Clock(NamedTuple):
     a: float
     kappa: float
     gain: float
+    parts: tuple[Any, ...] = ()
+
+    @property
+    def worth(self) -> tuple[float, ...]:
+        """What an event of each step of the chunk is worth at its end."""
+        return worths(self.parts or (self,))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """The events at each step that the chunk's event stands for, in units of it: those of a constant.
+
+        >>> RATE.chunk(3, 4).shares, TD.chunk(1, 2).shares
+        ((1.0, 1.0), (1.0, 0.0))
+        """
+        first, *later = self.parts or (self,)
+        return 1.0, *(part.kappa / first.kappa if first.kappa else 0.0 for part in later)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the events of all steps of the chunk are worth the same."""
+        return all(part.gain == 1.0 for part in self.parts[1:])
+
+    def presented(self, at_once: bool) -> tuple[float, ...]:
+        """What a neuron is given at each step of the chunk, in units of the chunk's event; its worth is the event's.
+
+        Args:
+            at_once: a neuron that loses no charge may be given all of it at the first step, where events are all worth
+                the same; any other is given a constant current.
+
+        >>> RATE.chunk(3, 4).presented(True), RATE.chunk(3, 4).presented(False)
+        ((2.0, 0.0), (1.0, 1.0))
+        """
+        if not at_once:
+            return (self.a / sum(self.worth),) * len(self.parts)
+        return (sum(self.shares), *(0.0,) * (len(self.parts) - 1)) if self.is_even else self.shares
+
+
+def worths(clocks: Sequence[Clock]) -> tuple[float, ...]:
+    """What an event of each of some steps, or chunks, is worth at the end of them.
+
+    >>> worths([RATE.chunk(1, 2), RATE.clock(3)])
+    (0.6666666666666666, 0.3333333333333333)
+    """
+    found, kept = [], 1.0
+    for clock in reversed(clocks):
+        found.append(clock.a * kept)
+        kept *= clock.alpha
+    return tuple(reversed(found))
 
 
 @attrs.frozen
@@ -76,6 +126,24 @@ class Code:
         alpha = self._said("alpha", t, -math.inf)
         return Clock(t, alpha, a, (1.0 - alpha) / a, alpha * self._said("a", t - 1, 0.0) / a)
 
+    def chunk(self, first: int, last: int) -> Clock:
+        r"""The steps ``first``, ..., ``last`` as one: ``alpha = prod alpha_t``, ``a`` the worth of its ``shares``.
+
+        So :math:`X_{last} = \alpha X_{first-1} + a \tilde x` for the event :math:`\tilde x` of the chunk.  Where a
+        constant's events are all the same it is their mean; where they add up it is what they add up to.
+
+        >>> RATE.chunk(3, 4)[:4], TD.chunk(1, 4)[:4]
+        ((4, 0.5, 0.5, 1.0), (4, 0.0, 1.0, 1.0))
+        """
+        parts = tuple(self.clock(t) for t in range(first, last + 1))
+        if len(parts) == 1:
+            return parts[0]
+        alpha, whole = math.prod(part.alpha for part in parts), Clock(last, 0.0, 0.0, 0.0, 0.0, parts)
+        a = sum(worth * share for worth, share in zip(whole.worth, whole.shares, strict=True))
+        if parts[0].alpha == 0.0:  # a constant is told at the first step, and then held
+            a = parts[0].a
+        return Clock(last, alpha, a, parts[0].kappa if alpha == 0.0 else (1.0 - alpha) / a, 1.0, parts)
+
     def _said(self, schedule: str, t: int, above: float) -> float:
         """What a schedule says of step ``t``: a finite number, and ``a`` a positive one whose reciprocal is finite."""
         try:
@@ -100,8 +168,7 @@ class Code:
         >>> geometric(2.0).worth(3)
         (0.5, 0.25, 0.125)
         """
-        clocks = [self.clock(t) for t in range(1, T + 1)]
-        return tuple(clock.a * math.prod(later.alpha for later in clocks[clock.t :]) for clock in clocks)
+        return worths([self.clock(t) for t in range(1, T + 1)])
 
     def __str__(self) -> str:
         return self.name
@@ -156,6 +223,13 @@ class _Rate(Code):
 
     def clock(self, t: int) -> Clock:
         return Clock(t, (t - 1) / t, 1.0 / t, 1.0, 1.0)
+
+    def chunk(self, first: int, last: int) -> Clock:
+        made = super().chunk(first, last)
+        if not made.parts:
+            return made
+        exact = {"alpha": (first - 1) / last, "a": (last - first + 1) / last} if type(self) is _Rate else {}
+        return Clock(**made._asdict() | exact | {"kappa": 1.0})
 
     @property
     def steady(self) -> bool:

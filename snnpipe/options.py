@@ -164,6 +164,5 @@ TEXT = instance(str, "must be a string")
 PATH = instance((str, PathLike), "must be a path")
 MAPPING = instance(Mapping, "must be a dictionary")
 STEPS = whole(wanted="is the number of time steps, a whole number of at least 1")
-#: The same for runs, and the orders in which they can be.
+#: The same for runs.
 RUN = attrs.evolve(STEPS, error=InputError)
-SCHEDULE = attrs.evolve(one_of("step", "layer"), error=InputError)

@@ -10,19 +10,19 @@ import attrs
 from torch import nn
 
 from snnpipe.checks import Check, RefusalError, takes, valid
-from snnpipe.codes import CODE, RATE, Code
-from snnpipe.errors import InputError, StageError
+from snnpipe.codes import CODE, RATE, Code, low_pass
+from snnpipe.errors import InputError, SnnpipeError, StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.neuron import NEURON, Neuron
 from snnpipe.kernels.optimal import mmse
 from snnpipe.kernels.threshold import RULE, Threshold
-from snnpipe.options import SCHEDULE, STEPS, TEXT, function, functions, instance, optional, several, whole
+from snnpipe.options import STEPS, TEXT, function, functions, instance, optional, several, whole
 from snnpipe.rules.operands import TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, SiteRule
 from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.runtime.delay import readout_delay
-from snnpipe.runtime.layers import depth
+from snnpipe.runtime.depth import depth
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
@@ -37,6 +37,7 @@ from snnpipe.stages.to_snn import to_snn
 from snnpipe.stages.trace import MODEL, trace
 from snnpipe.state import ConversionState, Event, Levels
 from snnpipe.text import Call, expression, written
+from snnpipe.waves import SCHEDULE, STEP, Wave
 
 Choice = TypeVar("Choice")
 
@@ -54,6 +55,11 @@ _CORRECTIONS = several(function("batches", options=True), "functions (batches, T
 MODEL_OR_STATE = Check(MODEL.wanted, lambda value: value if isinstance(value, ConversionState) else MODEL.accept(value))
 
 
+def _as_wave(value: Any) -> Wave:
+    made: Wave = SCHEDULE.hold(value, "schedule", "Recipe", SnnpipeError)
+    return made
+
+
 @attrs.frozen
 class Recipe:
     """A conversion method; call it to convert.
@@ -63,7 +69,7 @@ class Recipe:
         threshold: ``threshold(T)``, the rule that gives theta.
         neuron: the neuron.
         code: ``code(T)``, the code.
-        schedule: ``"step"`` or ``"layer"``, as ``SpikingNetwork`` takes it.
+        schedule: ``"step"``, ``"layer"`` or ``wave(K)``, as ``SpikingNetwork`` takes it.
         pre: steps of a first pass; the code must begin anew after them.
         corrections: stages ``correct(batches, T=, code=, schedule=)`` made behind ``replace``, in order.
         delay: ``delay(snn, batches, T)``, how many of the T steps the readout leaves out.
@@ -74,7 +80,7 @@ class Recipe:
     threshold: Callable[[int], Threshold] = attrs.field(validator=valid(_OF_T))
     neuron: Neuron = attrs.field(validator=valid(NEURON))
     code: Callable[[int], Code] = attrs.field(factory=lambda: always(RATE), validator=valid(_OF_T))
-    schedule: str = attrs.field(default="step", validator=valid(SCHEDULE))
+    schedule: Wave = attrs.field(default=STEP, converter=_as_wave)
     pre: int = attrs.field(default=0, validator=valid(whole(0)))
     corrections: tuple[Callable[..., Any], ...] = attrs.field(default=(), validator=valid(_CORRECTIONS))
     delay: Callable[[SpikingNetwork, Iterable[Any], int], int] | None = attrs.field(
@@ -165,8 +171,8 @@ class Converted:
 
     @property
     def latency(self) -> int:
-        """Steps until the answer; of the layer schedule, T for each neuron on the longest path."""
-        return self.steps * max(1, depth(self.snn.graph)) if self.recipe.schedule == "layer" else self.steps
+        """Steps until the answer; of a wave, K more for each neuron but one on the longest path."""
+        return self.recipe.schedule.latency(self.steps, depth(self.snn.graph))
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The decoded output."""
@@ -218,17 +224,34 @@ def estimated(snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
 @attrs.frozen
 class _Part:
     share: float
+    K: int
 
     def __call__(self, snn: SpikingNetwork, batches: Iterable[Any], T: int) -> int:
-        return int(self.share * T)
+        return self.K * int(self.share * T / self.K)
 
     def __repr__(self) -> str:
-        return f"part({self.share})"
+        return f"part({self.share}{f', {self.K}' * (self.K > 1)})"
 
 
-def part(share: float) -> Callable[[SpikingNetwork, Iterable[Any], int], int]:
-    """A delay of a share of the steps."""
-    return _Part(share)
+def part(share: float, K: int = 1) -> Callable[[SpikingNetwork, Iterable[Any], int], int]:
+    """A delay of a share of the steps, in whole chunks of ``K``."""
+    return _Part(share, K)
+
+
+@attrs.frozen
+class _Fades:
+    share: float
+
+    def __call__(self, T: int) -> Code:
+        return low_pass(max(self.share * T, 1.5))
+
+    def __repr__(self) -> str:
+        return f"fades({self.share})"
+
+
+def fades(share: float) -> Callable[[int], Code]:
+    """``low_pass`` with a share of the steps as its time constant."""
+    return _Fades(share)
 
 
 @attrs.frozen

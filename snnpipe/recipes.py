@@ -16,20 +16,21 @@ from typing import Any
 import attrs
 
 from snnpipe.checks import takes
-from snnpipe.codes import CODE, DIFFERENTIAL, RATE, TD, Code, geometric, low_pass, restarted
+from snnpipe.codes import CODE, DIFFERENTIAL, RATE, TD, Code, geometric, restarted
 from snnpipe.errors import InputError
 from snnpipe.kernels.gaussian import threshold_iteration
 from snnpipe.kernels.multilevel import WIRES, burst, cascade, graded, group, one_of_n, st_bif
-from snnpipe.kernels.neuron import integrate_and_fire, signed_memory
+from snnpipe.kernels.neuron import NEURON, Neuron, integrate_and_fire, signed_memory
 from snnpipe.kernels.optimal import local_threshold_balancing
 from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.threshold import maximum, percentile
 from snnpipe.options import POSITIVE, WHOLE, number
-from snnpipe.recipe import RECIPE, Recipe, always, correcting, estimated, fitted, part
+from snnpipe.recipe import RECIPE, Recipe, always, correcting, estimated, fades, fitted, part
 from snnpipe.stages.balance import balance
 from snnpipe.stages.correct import correct_bias, correct_threshold
 from snnpipe.stages.tune import correct_weights
 from snnpipe.text import remembered, shown
+from snnpipe.waves import Wave
 
 # binary events, rate coded
 
@@ -110,14 +111,6 @@ def calibration_advanced(*, epochs: int = 2) -> Recipe:
 _SHARE = number("is a share of the steps, 0 < share <= 1", lambda value: 0 < value <= 1)
 
 
-@attrs.frozen
-class _Fading:
-    share: float
-
-    def __call__(self, T: int) -> Code:
-        return low_pass(max(self.share * T, 1.5))
-
-
 @takes(share=_SHARE)
 @remembered
 def fading(*, share: float = 0.7) -> Recipe:
@@ -128,7 +121,7 @@ def fading(*, share: float = 0.7) -> Recipe:
     layers little is too early, and the resolution lost weighs more.
     """
     neuron = integrate_and_fire()
-    return Recipe("fading", fitted(neuron), neuron, _Fading(share),
+    return Recipe("fading", fitted(neuron), neuron, fades(share),
                   corrections=(correct_bias,), delay=part(0.25))  # fmt: skip
 
 
@@ -172,6 +165,31 @@ def parallel() -> Recipe:
     """
     neuron = integrate_and_fire()
     return Recipe("parallel", fitted(neuron), neuron, schedule="layer")
+
+
+@takes(K=WHOLE, neuron=NEURON)
+@remembered
+def wave(*, K: int = 4, neuron: Neuron = integrate_and_fire()) -> Recipe:
+    r"""Layers pass on chunks of K steps, ``n = clip(floor((v + K z) / theta), 0, K)``; then ``b_c += mean(a - a_T)``.
+
+    Between ``calibration_light`` (K = 1) and ``parallel`` (K = T): the larger a chunk, the fewer of its events are too
+    early, and the longer layers wait for each other, T + (depth - 1) K steps.  To simulate it takes T / K ANN runs.
+    Of the first quarter of the steps whole chunks are not read out.
+
+    Args:
+        K: steps of a chunk.
+        neuron: what fires in it; ``signed_memory()`` for events of either sign.
+    """
+    return Recipe("wave", fitted(neuron), neuron, schedule=Wave(K),
+                  corrections=(correct_bias,), delay=part(0.25, K))  # fmt: skip
+
+
+@takes(K=WHOLE, neuron=NEURON, epochs=WHOLE)
+@remembered
+def wave_advanced(*, K: int = 4, neuron: Neuron = integrate_and_fire(), epochs: int = 2) -> Recipe:
+    r"""``wave`` with the trained weights of ``calibration_advanced`` (Li et al. 2021) instead of its biases."""
+    trained = correcting(correct_weights, epochs=epochs)
+    return attrs.evolve(wave(K=K, neuron=neuron), name="wave_advanced", corrections=(trained,))
 
 
 @remembered
@@ -309,13 +327,13 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     make.__name__: make
     for make in (
         diehl, rueckauer, sengupta, opi, ltb, calibration_light, calibration_advanced, fading, fading_advanced, srp,
-        offset, parallel, bit_plane, snm, snm_calibrated, spikezip, burst_spikes, group_neuron, ecmt, dcgs, hmt,
-        cascade_mmse, cascade_calibrated, sigma_delta, progressive,
+        offset, parallel, wave, wave_advanced, bit_plane, snm, snm_calibrated, spikezip, burst_spikes, group_neuron,
+        ecmt, dcgs, hmt, cascade_mmse, cascade_calibrated, sigma_delta, progressive,
     )
 }  # fmt: skip
 
 
-def _balanced(batches: Any, *, T: int, code: Code, schedule: str) -> Any:
+def _balanced(batches: Any, *, T: int, code: Code, schedule: Wave) -> Any:
     return balance(batches, T=T, code=code)
 
 

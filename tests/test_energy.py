@@ -1,7 +1,6 @@
 """What a run costs, against counting by hand, by Jacobians, and by what the network itself remembers."""
 
 import itertools
-from functools import partial
 
 import pytest
 import torch
@@ -31,25 +30,33 @@ from snnpipe.analysis.activity import spike_counts
 from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.fan_out import DENSE, MERGED, ROUTED, SCALED, SUMMED, WEIGHTED
 from snnpipe.analysis.multiplications import MULTIPLICATIONS
+from snnpipe.emit import neuron_path
 from snnpipe.errors import InputError
 from snnpipe.frozen import leaves
+from snnpipe.graph import Graph
 from snnpipe.kernels.multilevel import burst, cascade, graded, group
 from snnpipe.ops.table import OPS, TABLE
+from snnpipe.runtime.network import SpikingNetwork
 from tests.catalogue import CASES, NAMES
 from tests.helpers import images, settled, vectors
 
 
 def seen(snn, *inputs, **options):
-    """What the neurons sent, by name: (T, B, ...), watched from outside."""
+    """What the neurons sent at each step, by name: (T, B, ...), watched from outside."""
     found = {name: [] for name in snn.neurons()}
 
-    def watch(module, _inputs, out, name):
-        found[name].append(out[0].clone())
+    def watched(node):
+        neuron, name = node["neuron"], neuron_path(node)
 
-    handles = [module.register_forward_hook(partial(watch, name=name)) for name, module in snn.neurons().items()]
-    snn(*inputs, **options)
-    for handle in handles:
-        handle.remove()
+        def step(*given, **facts):
+            state, sent = neuron.step(*given, **facts)
+            found[name].append(sent.clone())
+            return state, sent
+
+        return node.evolve(neuron=neuron.stepping(step))
+
+    nodes = tuple(watched(node) if node.op == "encode" else node for node in snn.graph)
+    SpikingNetwork(Graph(nodes, snn.graph.output), snn.state_dict(), snn.code)(*inputs, **options)
     return {name: torch.stack(sent) for name, sent in found.items()}
 
 
@@ -509,7 +516,7 @@ def test_layers_that_wait_cost_what_their_spikes_cost(code):
     assert by_path(costs, "2").ac * 4 == pytest.approx(float(first @ fan_out))
     assert costs.ac * 4 == pytest.approx(float(first @ fan_out + last.sum()))  # and one for each at the accumulator
     assert (by_path(costs, "0").mac, by_path(costs, "4").mac) == (30, 8)
-    assert str(costs).startswith(f"6 steps under {code}, constant input, layer after layer; per sample")
+    assert str(costs).startswith(f"6 steps under {code}, constant input, schedule layer; per sample")
     assert costs.state == account(snn, x, T=6).state
     if code is not RATE:  # a first layer has nobody to wait for
         return
@@ -522,8 +529,8 @@ def test_latency():
     snn = converted(settled(Gate()))
     assert (latency(snn, 8), latency(snn, 8, "layer"), latency(snn, 3, schedule="layer")) == (8, 16, 6)
     assert latency(converted(Sum()), 5, "layer") == 10
-    assert latency(pipe(Gate(), trace, td_rewrite(code=RATE), to_snn), 5, "layer") == 0
-    with pytest.raises(InputError, match='"step" or "layer"'):
+    assert latency(pipe(Gate(), trace, td_rewrite(code=RATE), to_snn), 5, "layer") == 5
+    with pytest.raises(InputError, match='"step", "layer" or a wave'):
         latency(snn, 8, "other")
     with pytest.raises(InputError, match="number of time steps"):
         latency(snn, 0)
@@ -543,5 +550,5 @@ def test_refuses_what_the_network_refuses(T, x, snn):
         account(snn, x, T=T)
     with pytest.raises(InputError, match="takes 1 input"):
         account(snn, x, x, T=2)
-    with pytest.raises(InputError, match='"step" or "layer"'):
+    with pytest.raises(InputError, match='"step", "layer" or a wave'):
         account(snn, x, T=2, schedule="both")

@@ -166,10 +166,12 @@ class Counting(TorchDispatchMode):
 
 def test_the_first_layer_runs_once_and_the_head_when_read(snn, x):
     T = 9
-    with Counting() as mode, torch.no_grad():
-        snn(x, T=T)
-    assert mode.calls["convolution"] == 1 + T
-    assert mode.calls["addmm"] == 1
+    for budget, calls in ((snn.budget, 1), (1, T)):  # of the second layer: all steps together, or one by one
+        snn.budget = budget
+        with Counting() as mode, torch.no_grad():
+            snn(x, T=T)
+        assert mode.calls["convolution"] == 1 + calls
+        assert mode.calls["addmm"] == 1
 
 
 def test_memory_is_flat_in_time(snn, x):
@@ -258,10 +260,6 @@ BAD_INPUTS = {
     "readout": (lambda snn: snn(images(), T=2, readout="mean"), "'mean'"),
     "too few events": (lambda snn: snn(images()[None], T=2, encoding=events()), "1 step"),
     "unknown schedule": (lambda snn: snn(images(), T=2, schedule="parallel"), '"layer"'),
-    "events layer by layer": (
-        lambda snn: snn(images()[None], T=1, schedule="layer", encoding=events()),
-        'schedule="step"',
-    ),
     "too few features": (lambda snn: snn(images()[..., :2], T=1), r"shapes \(4, 2, 6, 2\)"),
     "another batch in mid-stream": (
         lambda snn: snn.step(snn.step(snn.init(), images())[0], images()[:1]),

@@ -94,6 +94,8 @@ ORACLES = {
     "srp": (4, masked),
     "offset": (4, carried),
     "parallel": (6, steps_of(theta_itself, 1)),
+    "wave": (16, steps_of(theta_itself, 1)),
+    "wave_advanced": (16, steps_of(theta_itself, 1)),
     "bit_plane": (4, bits),
     "snm": (5, steps_of(theta_itself, 1)),
     "snm_calibrated": (5, steps_of(theta_itself, 1)),
@@ -141,7 +143,7 @@ def test_one_layer_decodes_to_the_formula(name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_document_says_what_it_is_after(name):
     text = RECIPES[name].__doc__ or ""
-    ours = {"snm_calibrated", "cascade_mmse", "cascade_calibrated", "fading", "progressive"}
+    ours = {"snm_calibrated", "cascade_mmse", "cascade_calibrated", "fading", "progressive", "wave"}
     assert len(text) > 60
     assert name in ours or "20" in text  # a year
 

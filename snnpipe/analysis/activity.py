@@ -20,6 +20,7 @@ from snnpipe.graph import Graph, Node
 from snnpipe.options import MAPPING, RUN, WHOLE, instance, whole
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
+from snnpipe.waves import SCHEDULE, STEP, Wave
 
 _PER_STEP = instance(Tensor, "must be a tensor (T,)")
 _SIZE = whole(0, most=2**62)
@@ -40,9 +41,14 @@ class SpikeCount:
     wires: int = attrs.field(default=1, validator=valid(WHOLE))
 
 
-@takes(InputError, snn=NETWORK, T=RUN, encoding=ENCODING)
+@takes(InputError, snn=NETWORK, T=RUN, encoding=ENCODING, schedule=SCHEDULE)
 def spike_counts(
-    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = constant(), **named: Any
+    snn: SpikingNetwork,
+    *inputs: Any,
+    T: int,
+    encoding: Encoding = constant(),
+    schedule: Wave | str = STEP,
+    **named: Any,
 ) -> dict[str, SpikeCount]:
     """Count the spikes of every layer of neurons in ``snn(*inputs, T=T)``; the network is unchanged.
 
@@ -53,7 +59,7 @@ def spike_counts(
         snn: a converted network.
         *inputs, **named: as the network takes them.
         T: number of steps.
-        encoding: as the network takes it.
+        encoding, schedule: as the network takes them.
 
     Returns:
         The counts by name of the neuron, as in ``snn.neurons()``.
@@ -83,11 +89,11 @@ def spike_counts(
             sizes[name] = events.numel()
             return state, events
 
-        return node.evolve(neuron=attrs.evolve(neuron, step=step))
+        return node.evolve(neuron=neuron.stepping(step))
 
     graph = Graph(tuple(counting(node) if node.op == "encode" else node for node in snn.graph), snn.graph.output)
     with torch.no_grad():
-        SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, **named)
+        SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, schedule=schedule, **named)
     return {name: SpikeCount(torch.stack(count).cpu(), sizes[name], wires[name]) for name, count in counts.items()}
 
 

@@ -167,7 +167,7 @@ def _lines(account: Account) -> list[str]:
     state = ", ".join(f"{short(floats)} in {where}" for where, floats in account.state.items())
     return [
         f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input"
-        f"{', layer after layer' * (account.schedule == 'layer')}; "
+        f"{f', schedule {account.schedule}' * (account.schedule != 'step')}; "
         f"per sample and run, mean of {account.batch} sample{_s(account.batch)}",
         "",
         *aligned([_HEAD, *rows, ("all", "", "", *map(short, whole))] if rows else [("no neurons",)], left=2),

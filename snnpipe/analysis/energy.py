@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from snnpipe.analysis.costs import Account, Layer, Operator
-from snnpipe.analysis.schedules import layer_by_layer, step_by_step
+from snnpipe.analysis.schedules import tallied
 from snnpipe.analysis.tally import Run, Tally, depends_on_inputs
 from snnpipe.analysis.trains import elements
 from snnpipe.checks import takes
@@ -25,19 +25,25 @@ from snnpipe.graph import Graph, Node
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.ops.lift import Form, lift, place
 from snnpipe.ops.modules import SpikingNeuron
-from snnpipe.options import RUN, SCHEDULE
+from snnpipe.options import RUN
+from snnpipe.runtime.depth import depth
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import bind, check_numbers, check_samples, check_shapes, encoded, explained, sequences
-from snnpipe.runtime.layers import depth
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.runtime.program import lifted_program
+from snnpipe.waves import SCHEDULE, STEP, Wave
 
 _STATE = {"encode": "neurons", "accumulate": "accumulators", "difference": "differences"}
 
 
 @takes(InputError, snn=NETWORK, T=RUN, encoding=ENCODING, schedule=SCHEDULE)
 def account(
-    snn: SpikingNetwork, *inputs: Any, T: int, encoding: Encoding = constant(), schedule: str = "step", **named: Any
+    snn: SpikingNetwork,
+    *inputs: Any,
+    T: int,
+    encoding: Encoding = constant(),
+    schedule: Wave | str = STEP,
+    **named: Any,
 ) -> Account:
     r"""Count what ``snn(*inputs, T=T)`` costs per sample; the network is unchanged.
 
@@ -62,8 +68,8 @@ def account(
         *inputs, **named: as the network takes them; the first axis of the first input is that of the samples.
         T: number of steps.
         encoding: as the network takes it; input events that are all -1, 0 or 1 are spikes.
-        schedule: as the network takes it.  Under ``"layer"`` a neuron gathers its T events of input before it sends the
-            first of its own; what lies between two neurons handles the same T steps.
+        schedule: as the network takes it.  In a wave a neuron gathers the events of a chunk before it sends the first
+            of its own; what lies between two neurons handles the same T steps.
 
     Raises:
         InputError: what the network itself does not take.
@@ -81,6 +87,7 @@ def account(
     >>> costs.mac, costs.ann  # once 2 x 3 and once 4 x 1; the ANN has 3 x 4 as well
     (10.0, 22.0)
     """
+    wave: Any = schedule
     given = bind(snn.graph, inputs, named)
     check_samples("account", given)
     check_numbers(given, snn.graph)
@@ -94,34 +101,32 @@ def account(
     run = Run(snn.state_dict(), snn.neurons(), placed, depends_on_inputs(lifted))
     with torch.no_grad(), explained(given, snn):
         presented = []
-        for t in range(1, T + 1):
-            clock = snn.code.clock(t)
+        for clock in Wave(1).clocks(snn.code, T):
             now = given | {name: encoded(given[name], encode, clock) for name in moving} if encode else given
             check_shapes(now, snn.graph)
             presented.append((clock, now))
         plan = [node for node in lifted if node.op == "input" or node.name in before]
-        if schedule == "layer":
-            layer_by_layer(run, plan, presented, moving=moving, every_step=every_step, code=snn.code)
-        else:
-            step_by_step(run, plan, presented, moving=moving, every_step=every_step)
+        tallied(run, plan, presented, tuple(wave.clocks(snn.code, T)), moving=moving, every_step=every_step)
         for node in lifted:
             if node.op != "input" and node.name not in before:
                 run.perform(node, clock)
     first = next(tensor for node in lifted.inputs for tensor in tensors(now[node["name"]]))
     batch = first.shape[0] if first.ndim else 1
-    return _account(snn, lifted, run, (T, str(snn.code), encoding.name, schedule, batch))
+    return _account(snn, lifted, run, (T, str(snn.code), encoding.name, str(wave), batch))
 
 
 @takes(InputError, snn=NETWORK, T=RUN, schedule=SCHEDULE)
-def latency(snn: SpikingNetwork, T: int, schedule: str = "step") -> int:
-    """Steps until the answer of a run of T steps: T, or ``depth x T`` for the layer-synchronous schedule.
+def latency(snn: SpikingNetwork, T: int, schedule: Wave | str = STEP) -> int:
+    """Steps until the answer of a run of T steps: T, or ``T + (depth - 1) K`` for a wave.
 
     The depth is the largest number of neurons on a path.
 
     Raises:
         InputError: T is no number of steps, or no such schedule.
     """
-    return T if schedule == "step" else depth(snn.graph) * T
+    wave: Any = schedule
+    steps: int = wave.latency(T, depth(snn.graph))
+    return steps
 
 
 def _account(snn: SpikingNetwork, lifted: Graph, run: Run, ran: tuple[int, str, str, str, int]) -> Account:

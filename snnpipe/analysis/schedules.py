@@ -1,14 +1,16 @@
-"""The two orders in which a run can be tallied: step by step, or layer by layer."""
+"""The order in which a run is tallied: chunk by chunk, and in a chunk layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from snnpipe.analysis.tally import Run
-from snnpipe.codes import Clock, Code
+from snnpipe.codes import Clock
 from snnpipe.graph import Node
-from snnpipe.kernels import temporal
 from snnpipe.kernels.following import held
 from snnpipe.kernels.precision import narrowed, wide
 
@@ -16,41 +18,41 @@ from snnpipe.kernels.precision import narrowed, wide
 Presented = Sequence[tuple[Clock, Mapping[str, Any]]]
 
 
-def step_by_step(
-    run: Run, nodes: Sequence[Node], presented: Presented, *, moving: Collection[str], every_step: Collection[str]
-) -> None:
-    """All layers take step t at the same time; nodes that are not of ``every_step`` are computed at the first."""
-    for clock, inputs in presented:
-        for node in nodes:
-            if node.op == "input":
-                run.present(node, inputs[node["name"]], node["name"] in moving)
-            elif clock.t == 1 or node.name in every_step:
-                run.perform(node, clock)
-
-
-def layer_by_layer(
-    run: Run, nodes: Sequence[Node], presented: Presented, *, moving: Collection[str], every_step: Collection[str],
-    code: Code,
+def tallied(
+    run: Run, nodes: Sequence[Node], presented: Presented, chunks: Sequence[Clock], *, moving: Collection[str],
+    every_step: Collection[str],
 ) -> None:  # fmt: skip
-    """Every node takes all its steps before the next one starts; a neuron is given what they decode to."""
-    worth = code.worth(len(presented))
-    seen: list[tuple[dict[str, Any], dict[str, Any]]] = [({}, {}) for _ in presented]
-    for node in nodes:
-        gathered = None
-        if node.op == "encode":
-            currents = [_at(run, step, node["input"]) for step in seen]
-            total: Any = sum(w * wide(z) for w, z in zip(worth, currents, strict=True))
-            gathered = held(None, narrowed(total, currents[0]))
-        for (clock, inputs), step in zip(presented, seen, strict=True):
-            run.values, run.spikes = step
-            if node.op == "input":
-                run.present(node, inputs[node["name"]], node["name"] in moving)
-            elif clock.t == 1 or node.name in every_step:
-                run.perform(node, clock, None if gathered is None else temporal.constant(gathered, clock))
-            else:
-                run.values[node.name] = seen[0][0][node.name]
+    """Every node takes all steps of a chunk before the next one starts; a neuron is given what they add up to.
+
+    Nodes that are not of ``every_step`` are computed at the first.
+    """
+    fixed: dict[str, Any] = {}
+    for chunk in chunks:
+        size = len(chunk.parts) or 1
+        steps = presented[chunk.t - size : chunk.t]
+        seen: list[tuple[dict[str, Any], dict[str, Any]]] = [(dict(fixed), {}) for _ in steps]
+        for node in nodes:
+            given = _given(run, node, chunk, seen) if chunk.parts and node.op == "encode" else [None] * size
+            for (clock, inputs), step, current in zip(steps, seen, given, strict=True):
+                run.values, run.spikes = step
+                if node.op == "input":
+                    run.present(node, inputs[node["name"]], node["name"] in moving)
+                elif node.name in every_step:
+                    run.perform(node, clock, current)
+                elif clock.t == 1:
+                    run.perform(node, clock)
+                    fixed[node.name] = run.values[node.name]
+                else:
+                    run.values[node.name] = fixed[node.name]
 
 
-def _at(run: Run, step: tuple[dict[str, Any], dict[str, Any]], operand: Any) -> Any:
-    run.values, run.spikes = step
-    return run.value(operand)
+def _given(run: Run, node: Node, chunk: Clock, seen: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[Tensor]:
+    """What a neuron is given at each step of a chunk: all that has arrived, at once or evenly."""
+    currents = []
+    for step in seen:
+        run.values, run.spikes = step
+        currents.append(run.value(node["input"]))
+    total: Any = sum(w * wide(z) for w, z in zip(chunk.worth, currents, strict=True))
+    mean = narrowed(held(None, total) / chunk.a, currents[0])
+    factors = chunk.presented(node["neuron"].at_once)
+    return [torch.zeros_like(mean) if factor == 0.0 else factor * mean for factor in factors]

@@ -125,7 +125,7 @@ class Run:
             return state, sent
 
         twin = copy(module)
-        twin.neuron = attrs.evolve(module.neuron, step=step)
+        twin.neuron = module.neuron.stepping(step)
         events, self.cells[node.name] = twin(z, self.cells.get(node.name), clock)
         tally.events += float(spikes.sum())
         tally.neurons, tally.itemsize = events.numel(), events.element_size()

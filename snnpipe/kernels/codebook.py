@@ -94,6 +94,13 @@ class Codebook:
         """Whether there are events of either sign."""
         return self.low < 0
 
+    def times(self, steps: int) -> Codebook | None:
+        """What the neuron can say in so many steps if its events are all worth the same; ``None`` where levels have
+        gaps, so that it hangs on the order in which they are sent."""
+        if self.quantise not in (whole, reaches):
+            return None
+        return attrs.evolve(self, quantise=whole, low=steps * self.low, high=steps * self.high)
+
     def smallest(self, theta: Tensor) -> Tensor:
         """The smallest event, ``theta / parts``."""
         return theta if self.parts == 1 else theta / self.parts

@@ -12,6 +12,7 @@ Knows tensors, the clock and codebooks; nothing of graphs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ from torch import Tensor
 from snnpipe.codes import Clock
 from snnpipe.errors import StageError
 from snnpipe.kernels.codebook import Codebook
-from snnpipe.kernels.levels import Bound
-from snnpipe.kernels.precision import narrowed, wide
+from snnpipe.kernels.levels import Bound, reaches, whole
+from snnpipe.kernels.precision import is_narrow, narrowed, wide
 
 #: What to write where events of both signs are needed.
 TWO_SIDED = "write cascade(n=4), one_of_n(n=4), signed_memory(), graded() or burst(two_sided=True)"
@@ -80,6 +81,65 @@ def encode(
     q = codebook.choose(m, smallest, *codebook.room(sent, smallest, a=clock.a, signed=signed, cap=cap))
     s = narrowed(q * smallest, like)
     return (_less(m, s), sent + q), s
+
+
+def encode_chunk(
+    state: Any, z: Tensor, theta: Tensor, clock: Clock, *, codebook: Codebook, **options: Any
+) -> tuple[Any, Tensor] | None:  # fmt: skip
+    r"""The K steps of a chunk at once, where its events are all worth the same: ``None`` elsewhere.
+
+    .. math:: n = \mathrm{clip}(\lfloor (v + r z) / \lambda \rfloor, K\,low, K\,high), \qquad
+        v \leftarrow v + r z - n \lambda, \qquad s = n \lambda / r
+
+    where r is the number of steps, K, if z is a mean (RATE), and 1 if it is a sum (TD).  That is what K steps of
+    ``encode`` send if all of r z arrives at the first: as long as the potential holds an event, one more is sent.  So
+    it is one step of the codebook whose largest event is K times as large.
+
+    >>> from snnpipe.codes import RATE
+    >>> from snnpipe.kernels.codebook import BINARY
+    >>> one = torch.ones(())
+    >>> encode_chunk(0.5 * one, 0.6 * one, one, RATE.chunk(1, 4), codebook=BINARY, v_init=0.5)  # 2.4 + 0.5: two events
+    (tensor(0.9000), tensor(0.5000))
+    """
+    book = codebook.times(len(clock.parts))
+    if book is None or not clock.is_even:
+        return None
+    r = sum(clock.shares)
+    end = clock.parts[-1]._replace(gain=clock.parts[0].gain)
+    state, sent = encode(state, r * wide(z), theta, end, codebook=book, **options)
+    return state, narrowed(sent / r, z)
+
+
+def encode_scan(
+    state: Any, zs: Sequence[Tensor], theta: Tensor, clocks: Sequence[Clock], *, codebook: Codebook,
+    signed: bool = False, cap: Bound | None = None, v_reset: float | None = None, **_: Any,
+) -> tuple[Any, Tensor] | None:  # fmt: skip
+    """Several steps, or chunks, in place: per step the sum, the choice, the events, the rest, and no new memory.
+
+    ``None`` where the events depend on more than the potential, where a gradient is wanted, or where potentials would
+    have to be scaled from step to step.
+    """
+    z, single = zs[0], [part for clock in clocks for part in clock.parts or (clock,)]
+    wanted = torch.is_grad_enabled() and (theta.requires_grad or any(now.requires_grad for now in zs))
+    plain = codebook.quantise in (whole, reaches) and not codebook.remembers(signed, cap is not None)
+    odd = is_narrow(z) or z.dtype != theta.dtype or any(part.gain != 1.0 for part in single)
+    if not plain or wanted or odd or v_reset is not None:
+        return None
+    smallest = codebook.smallest(theta)
+    v = torch.empty_like(z).copy_(state)
+    events = torch.empty_strided((len(zs), *z.shape), (z.numel(), *v.stride()), dtype=z.dtype, device=z.device)
+    for now, s, clock in zip(zs, events, clocks, strict=True):
+        steps, r = len(clock.parts) or 1, sum(clock.shares)
+        v.add_(now, alpha=r)
+        if codebook.quantise is reaches and steps == 1:
+            torch.ge(v, smallest, out=s)
+        else:
+            torch.div(v, smallest, out=s).floor_().clamp_(steps * codebook.low, steps * codebook.high)
+        s.mul_(smallest)
+        v.sub_(s)
+        if r != 1.0:
+            s.div_(r)
+    return v, events
 
 
 def wire_spikes(events: Tensor, theta: Tensor, *, codebook: Codebook, **_: Any) -> Tensor:

@@ -9,7 +9,7 @@ Knows what a neuron is; nothing of graphs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -21,7 +21,8 @@ from snnpipe.codes import Clock, Code
 from snnpipe.errors import StageError
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.kernels.codebook import BINARY, SIGNED, UNIT, Codebook
-from snnpipe.kernels.encoder import TWO_SIDED, encode, encode_init, wire_spikes
+from snnpipe.kernels.encoder import TWO_SIDED, encode, encode_chunk, encode_init, encode_scan, wire_spikes
+from snnpipe.kernels.precision import wide
 from snnpipe.options import FLAG, LONGER_THAN_ONE, MAPPING, POTENTIAL, TEXT, WHOLE, function, instance, optional
 from snnpipe.options import whole as whole_number
 from snnpipe.text import Call, expression, remembered
@@ -62,6 +63,12 @@ class Neuron:
         caps: whether both functions take ``cap=6.0``, the largest value the decoded output may have, where it stands
             for a ReLU6.
         objection: ``objection(code) -> str``, why it is of no use under a code, ``""`` if it is.
+        at_once: whether it loses no charge (soft reset, no leak), so that what a chunk of a wave adds up to may arrive
+            at its first step (``Clock.presented``); else it is a constant current for all its steps.
+        chunk: ``chunk(state, z, theta, clock, **options) -> (state, events)``, the steps of a chunk in closed form, z
+            and events being what stands for those of its steps, or ``None`` where there is none; with ``at_once``.
+        scan: ``scan(state, zs, theta, clocks, **options) -> (state, events)``, several steps in one call, events on a
+            new first axis, or ``None`` where it does not know better than step by step.
     """
 
     name: str = attrs.field(validator=valid(TEXT))
@@ -76,7 +83,14 @@ class Neuron:
     two_sided: bool = attrs.field(default=False, validator=valid(FLAG))
     caps: bool = attrs.field(default=False, validator=valid(FLAG))
     objection: Callable[[Code], str] = attrs.field(default=any_code, validator=valid(function("code")))
+    at_once: bool = attrs.field(default=False, validator=valid(FLAG))
+    chunk: Callable[..., tuple[Any, Tensor] | None] | None = attrs.field(default=None, validator=valid(optional(_STEP)))
+    scan: Callable[..., tuple[Any, Tensor] | None] | None = attrs.field(default=None, validator=valid(optional(_STEP)))
     made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
+
+    def stepping(self, step: Callable[..., tuple[Any, Tensor]]) -> Neuron:
+        """The same neuron with another ``step``, which is asked for every step of a run."""
+        return attrs.evolve(self, step=step, chunk=None, scan=None)
 
     def __repr__(self) -> str:
         return expression(self)
@@ -86,6 +100,17 @@ class Neuron:
         for key, value in self.options.items():
             shown |= value.options if isinstance(value, Codebook) else {key: value}
         return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
+
+
+def in_turn(
+    neuron: Neuron, state: Any, z: Tensor, theta: Tensor, clock: Clock, options: Mapping[str, Any]
+) -> tuple[Any, Tensor]:
+    """The steps of a chunk one after the other; ``z``, and what is returned, is the event that stands for theirs."""
+    total: Any = 0.0
+    for part, worth, factor in zip(clock.parts, clock.worth, clock.presented(neuron.at_once), strict=True):
+        state, sent = neuron.step(state, torch.zeros_like(z) if factor == 0.0 else factor * z, theta, part, **options)
+        total = total + worth * wide(sent)
+    return state, total / clock.a
 
 
 #: For arguments that are neurons.
@@ -144,6 +169,9 @@ def encoder(codebook: Codebook, *, v_init: float = 0.5) -> Neuron:
         spikes=wire_spikes,
         two_sided=codebook.two_sided,
         caps=True,
+        at_once=True,
+        chunk=encode_chunk,
+        scan=encode_scan,
     )
 
 
@@ -168,7 +196,11 @@ def integrate_and_fire(*, v_init: float = 0.5, v_reset: float | None = None) -> 
     """
     made = encoder(BINARY, v_init=v_init)
     made = attrs.evolve(made, options=made.options | {"v_reset": v_reset})
-    return made if v_reset is None else attrs.evolve(made, caps=False, objection=_forgets)
+    return (
+        made
+        if v_reset is None
+        else attrs.evolve(made, caps=False, objection=_forgets, at_once=False, chunk=None, scan=None)
+    )
 
 
 def lif_step(v: Tensor, z: Tensor, theta: Tensor, clock: Clock, *, tau: float, **options: Any) -> tuple[Any, Tensor]:
@@ -186,7 +218,7 @@ def leaky_integrate_and_fire(*, tau: float, v_init: float = 0.5, v_reset: float 
     """
     made = integrate_and_fire(v_init=v_init, v_reset=v_reset)
     options: FrozenMap[str, Any] = FrozenMap({"tau": tau, **made.options})
-    return attrs.evolve(made, name="lif", step=lif_step, options=options, caps=False, objection=_forgets)
+    return _losing(attrs.evolve(made, name="lif", step=lif_step, options=options))
 
 
 @takes(v_init=POTENTIAL)
@@ -200,6 +232,11 @@ def signed_memory(*, v_init: float = 0.5) -> Neuron:
     conversion", IJCAI.
     """
     return encoder(SIGNED, v_init=v_init)
+
+
+def _losing(neuron: Neuron) -> Neuron:
+    """A neuron that loses charge: what it decodes to has no bound, and its steps no closed form."""
+    return attrs.evolve(neuron, caps=False, objection=_forgets, at_once=False, chunk=None, scan=None)
 
 
 def _forgets(code: Code) -> str:

@@ -39,7 +39,13 @@ def repaired(neuron: Neuron, *, how: str = "carry", clip: float = 3.0) -> Neuron
         clip: the largest |e|, in thresholds.
     """
     return attrs.evolve(
-        neuron, name=f"{neuron.name}_{how}", init=_Init(neuron), step=_Step(neuron, how, clip), state=neuron.state + 1
+        neuron,
+        name=f"{neuron.name}_{how}",
+        init=_Init(neuron),
+        step=_Step(neuron, how, clip),
+        state=neuron.state + 1,
+        chunk=None,
+        scan=None,
     )
 
 

@@ -9,7 +9,8 @@ All act on tensors or on trees of them (tuples, lists, dicts, containers of any 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -124,6 +125,34 @@ def zip_leaves(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
     kind, parts = found
     rest = [_parts(other) for other in others]
     return kind(*(zip_leaves(fn, *parts) for parts in zip(parts, *rest, strict=True)))
+
+
+def stacked_alike(steps: Sequence[Tensor]) -> Tensor:
+    """Tensors on a new first axis, laid out in memory as the first of them is.
+
+    Raises:
+        Unsteady: they differ in shape.
+    """
+    for before, now in pairwise(steps):
+        check_shape(before, now)
+    first = steps[0]
+    if len(steps) == 1:
+        return first[None]
+    axes = range(first.ndim)
+    order = sorted(axes, key=first.stride, reverse=True) if first.layout is torch.strided else [*axes]
+    if order == [*axes]:
+        return torch.stack([*steps])
+    back = [1 + order.index(axis) for axis in axes]
+    return torch.stack([step.permute(order) for step in steps]).permute(0, *back)
+
+
+def each_step(value: Any, count: int, timed: bool) -> Sequence[Any]:
+    """The value at each step; of a tensor without one gradient as large as the window for each step of it."""
+    if not timed:
+        return [value] * count
+    if isinstance(value, Tensor):
+        return value.unbind()
+    return [zip_leaves(lambda leaf: leaf[t] if isinstance(leaf, Tensor) else leaf, value) for t in range(count)]  # noqa: B023
 
 
 def _parts(container: Any) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@ changes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from snnpipe.codes import RATE, Clock
 from snnpipe.errors import ThresholdError
 from snnpipe.graph import Param
-from snnpipe.kernels.neuron import Neuron, check_signed
+from snnpipe.kernels.neuron import Neuron, check_signed, in_turn
 from snnpipe.kernels.precision import keep_finite, narrowed, wide
 from snnpipe.kernels.statistic import fitted
+from snnpipe.kernels.temporal import each_step, stacked_alike
 from snnpipe.ops.functions import Opaque
 
 
@@ -58,22 +59,70 @@ class SpikingNeuron(nn.Module):
             self.register_buffer(self.capped_by, facts.pop("cap"))
 
     def forward(self, z: Tensor, state: Any = None, clock: Clock | None = None) -> tuple[Tensor, Any]:
-        theta = fitted(wide(self.threshold), z.shape, self.axis)
+        clock = clock or RATE.clock(1)
+        theta, options = self._given(z.shape)
+        state, z = self._begun(state, z, theta, clock, options)
+        state, events = self._sent(state, z, theta, clock, options)
+        return narrowed(events, z), state
+
+    def scan(self, z: Tensor, state: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Tensor, Any]:
+        """The events (T, ...) at each of some steps, and the state after the last.
+
+        Args:
+            z: the currents (T, ...), or the one that is the same at every step.
+            state: before the first of them.
+            clocks: the code at each step.
+            timed: whether ``z`` has a time axis.
+        """
+        first, *rest = each_step(z, len(clocks), timed)
+        theta, options = self._given(first.shape)
+        state, first = self._begun(state, first, theta, clocks[0], options)
+        made = None
+        if self.neuron.scan is not None:
+            made = self.neuron.scan(state, (first, *rest), theta, clocks, **options)
+        if made is not None:
+            return made[1], made[0]
+        events = []
+        for now, clock in zip((first, *rest), clocks, strict=True):
+            state, sent = self._sent(state, now, theta, clock, options)
+            events.append(narrowed(sent, now))
+        return stacked_alike(events), state
+
+    def _given(self, shape: torch.Size) -> tuple[Tensor, dict[str, Any]]:
+        """The threshold as it broadcasts against a current, and what the neuron is told."""
+        theta = fitted(wide(self.threshold), shape, self.axis)
         if theta is None:
-            channels = 1 if self.axis is None else z.shape[self.axis]
+            channels = 1 if self.axis is None else shape[self.axis]
             raise ThresholdError(
                 f"the neuron made of {self.origin} has {self.threshold.numel()} thresholds, its current {channels} "
-                f"channels (shape {tuple(z.shape)}, axis {self.axis}); were the statistics taken from another network, "
+                f"channels (shape {tuple(shape)}, axis {self.axis}); were the statistics taken from another network, "
                 "or, per neuron, for another size of input?"
             )
         options = {**self.neuron.options, **self.facts}
         if self.capped_by:
-            options["cap"] = fitted(wide(getattr(self, self.capped_by).detach()), z.shape, self.axis)
-        if state is None:
-            state = self.neuron.init(theta, **options)
-            z = z if self.charge is None else z + self.charge
-        state, events = self.neuron.step(state, z, theta, clock or RATE.clock(1), **options)
-        return narrowed(events, z), state
+            options["cap"] = fitted(wide(getattr(self, self.capped_by).detach()), shape, self.axis)
+        return theta, options
+
+    def _begun(self, state: Any, z: Tensor, theta: Tensor, clock: Clock, options: dict[str, Any]) -> tuple[Any, Tensor]:
+        """The state before a step, and its current; at first there may be one event more."""
+        if state is not None:
+            return state, z
+        if self.charge is not None:
+            z = z + self.charge * (clock.worth[0] / clock.a)  # in what stands for the steps of a chunk
+        return self.neuron.init(theta, **options), z
+
+    def _sent(self, state: Any, z: Tensor, theta: Tensor, clock: Clock, options: dict[str, Any]) -> tuple[Any, Tensor]:
+        """What the neuron sends in a step, or in the steps of a chunk."""
+        made = None
+        if self.neuron.scan is not None:
+            made = self.neuron.scan(state, (z,), theta, (clock,), **options)
+        if made is not None:
+            return made[0], made[1][0]
+        if not clock.parts:
+            return self.neuron.step(state, z, theta, clock, **options)
+        if self.neuron.chunk is not None:
+            made = self.neuron.chunk(state, z, theta, clock, **options)
+        return in_turn(self.neuron, state, z, theta, clock, options) if made is None else made
 
     def as_node(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """The operands of its ``encode`` node but the current, and its tensors by key."""

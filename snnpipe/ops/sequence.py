@@ -12,7 +12,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from snnpipe.containers import tensors
 from snnpipe.frozen import FrozenMap, leaves, map_leaves, thaw
-from snnpipe.kernels.temporal import Unsteady, check_shape, zip_leaves
+from snnpipe.kernels.temporal import Unsteady, stacked_alike, zip_leaves
 from snnpipe.ops import functions
 from snnpipe.ops.table import Op
 from snnpipe.ops.ways import ANY_RANK, WAYS
@@ -148,12 +147,7 @@ def stacked(steps: list[Any]) -> Any:
 
     def stack(*now: Any) -> Any:
         if isinstance(now[0], Tensor):
-            for before, step in pairwise(now):
-                check_shape(before, step)
-            axes = range(now[0].ndim)
-            order = sorted(axes, key=now[0].stride, reverse=True) if now[0].layout is torch.strided else [*axes]
-            back = [1 + order.index(axis) for axis in axes]
-            return torch.stack([step.permute(order) for step in now]).permute(0, *back)
+            return stacked_alike(now)
         if any(value != now[0] for value in now):
             raise Unsteady(f"a value that is no tensor changes from step to step: {now[0]!r}, {now[-1]!r}")
         return now[0]

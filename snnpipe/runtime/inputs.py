@@ -16,11 +16,13 @@ from snnpipe.containers import packed, tensors
 from snnpipe.errors import InputError, SnnpipeError
 from snnpipe.frozen import FrozenMap, Packed, freeze
 from snnpipe.graph import Graph, Traced, refs
+from snnpipe.kernels.precision import narrowed, wide
 from snnpipe.kernels.temporal import Unsteady, zip_leaves
 from snnpipe.ops.lift import Case, place
 from snnpipe.ops.table import batched_rank
 from snnpipe.options import whole
 from snnpipe.runtime.unsteady import unsteady
+from snnpipe.waves import STEP, Wave
 
 
 def bind(graph: Graph, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,8 +50,17 @@ def part_of(tree: Any, index: int | slice) -> Any:
 
 
 def encoded(tree: Any, encode: Callable[[Tensor, Clock], Tensor], clock: Clock) -> Any:
-    """The events of one step of an input."""
-    return zip_leaves(lambda leaf: encode(leaf, clock) if isinstance(leaf, Tensor) else leaf, tree)
+    """The events of one step of an input; of a chunk their mean by worth."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if not clock.parts:
+            return encode(leaf, clock)
+        sent = [worth * wide(encode(leaf, part)) for worth, part in zip(clock.worth, clock.parts, strict=True)]
+        return narrowed(sum(sent[1:], sent[0]) / clock.a, leaf)
+
+    return zip_leaves(one, tree)
 
 
 def sequences(given: Mapping[str, Any], graph: Graph) -> frozenset[str]:
@@ -236,15 +247,19 @@ def steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int
 DELAY = whole(0, wanted="is a number of steps that the readout leaves out, a whole number of at least 0")
 
 
-def check_delay(delay: int, T: int, code: Code) -> None:
-    """A readout may leave out first steps if the rest is an average of its own."""
+def check_delay(delay: int, T: int, code: Code, schedule: Wave = STEP) -> None:
+    """A readout may leave out first steps, of a wave whole chunks, if the rest is an average of its own."""
     if delay >= T:
         raise InputError(f"delay is a number of steps that the readout leaves out, 0 <= delay < T = {T}; got {delay!r}")
-    if delay and any(code.clock(t).alpha >= 1.0 for t in range(2, T + 1)):
+    ends = {clock.t: clock for clock in schedule.clocks(code, T)} if delay else {}
+    if delay and any(clock.alpha >= 1.0 for t, clock in ends.items() if t > min(ends)):
         raise InputError(
             f"delay: under {code} every event is needed for the sum; leave out delay=, or use a code that averages: "
             "td_rewrite(code=RATE)"
         )
+    if delay and delay not in ends:
+        wanted = ", ".join(map(str, [0, *(t for t in ends if t != T)][:9]))
+        raise InputError(f"delay: schedule {schedule} is read after whole chunks, so delay is {wanted}; got {delay}")
 
 
 def check_samples(where: str, given: Mapping[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -20,7 +21,7 @@ from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.ops.sequence import stacked
-from snnpipe.options import MAPPING, RUN, SCHEDULE, instance, one_of, whole
+from snnpipe.options import MAPPING, RUN, instance, one_of, whole
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import (
     DELAY,
@@ -28,18 +29,19 @@ from snnpipe.runtime.inputs import (
     check_delay,
     check_numbers,
     check_shapes,
-    encoded,
     explained,
     part_of,
     sequences,
     static,
     steps,
 )
-from snnpipe.runtime.layers import layerwise
+from snnpipe.runtime.layout import as_given
+from snnpipe.runtime.presented import BUDGET, UNSEEN, Presented, cut, steps_within
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.progress import NOTHING, State, check_goes_on, check_is_state, shapes_of
 from snnpipe.runtime.window import of_step
 from snnpipe.state import Event
+from snnpipe.waves import SCHEDULE, STEP, Wave
 
 #: How many steps of a sequence are run together; bounds the memory a long sequence takes.
 CHUNK = 16
@@ -58,6 +60,7 @@ class SpikingNetwork(nn.Module):
         graph_module: one time step as a ``torch.fx.GraphModule``, for reading: ``print_readable()``.
         code: the neural code.
         history: what the stages did.
+        budget: bytes that the steps which are computed together may take; more steps at a time are faster.
 
     Its tensors and submodules are the ANN's, under the ANN's own names; where one of them is called like an attribute
     of the network (``code``), the attribute is the network's, and ``named_modules`` and ``state_dict`` have the ANN's.
@@ -70,6 +73,7 @@ class SpikingNetwork(nn.Module):
         if missing:
             raise InputError(f"SpikingNetwork: params has no {', '.join(missing)}; to_snn(state) makes the network")
         self.graph, self.code, self.history = graph, code, history
+        self.budget = BUDGET
         self._every = frozenset(node["name"] for node in graph.inputs) - static(graph)
         tree = module_tree(graph, params)
         for own in ("_parameters", "_buffers", "_modules"):  # not by setattr: the ANN's names are its own business
@@ -94,7 +98,7 @@ class SpikingNetwork(nn.Module):
         T: int,
         encoding: Encoding = constant(),
         readout: str = "last",
-        schedule: str = "step",
+        schedule: Wave | str = STEP,
         delay: int = 0,
         **named: Any,
     ) -> Any:
@@ -105,80 +109,98 @@ class SpikingNetwork(nn.Module):
             T: number of steps, at least 1.
             encoding: ``constant()`` current, ``poisson(generator)``, ``events()`` (the inputs are sequences already).
             readout: ``"last"``, the output decoded after T steps, or ``"every"``, the outputs decoded after each
-                step, stacked on a new first axis.
-            schedule: ``"step"``, all layers take step t at the same time, so that the answer comes after T steps; or
+                step, of a wave after each chunk, stacked on a new first axis.
+            schedule: ``"step"``, all layers take step t at the same time, so that the answer comes after T steps;
                 ``"layer"``, a layer fires for T steps when the one before it is done (Hao et al. 2025, "Faster and
                 stronger: when ANN-SNN conversion meets parallel spiking calculation", ICML), so that it comes after
                 ``depth x T`` steps and no event was too early: an IF network is then the ANN with activations
-                quantised to T + 1 levels (QCFS), exactly.
+                quantised to T + 1 levels (QCFS); or ``wave(K)``, layers pass on chunks of K steps, which is between
+                the two and costs T / K runs of the ANN.
             delay: the readout leaves out the events of so many first steps, in which deep layers have not spoken yet
-                (Bu et al. 2025, "Inference-scale complexity in ANN-SNN conversion", CVPR); under codes that average.
-                ``readout_delay`` estimates it.
+                (Bu et al. 2025, "Inference-scale complexity in ANN-SNN conversion", CVPR); under codes that average;
+                of a wave whole chunks.  ``readout_delay`` estimates it.
 
         Returns:
             The ANN's output structure; each tensor has the ANN's shape, or ``(T, ...)`` for ``"every"``.
         """
-        if schedule == "layer":
-            return self._layerwise(inputs, named, T, encoding, readout, delay)
+        wave: Any = schedule
         if readout == "every":
-            return stacked(list(self.iterate(*inputs, T=T, encoding=encoding, delay=delay, **named)))
-        return next(self._decoded(inputs, named, T, encoding, (T,), delay))
+            return stacked(list(self._decoded(inputs, named, T, encoding, wave, delay)))
+        return self._at_last(inputs, named, T, encoding, wave, delay)
 
-    def _layerwise(
-        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, readout: str, delay: int
+    def _at_last(
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, wave: Wave, delay: int
     ) -> Any:
-        if readout != "last" or encoding.encode is not None or delay:
-            raise InputError(
-                'schedule="layer": every layer waits for the one before it, so the input is a constant current and '
-                'there is one readout, of all events; leave out encoding=, readout= and delay=, or use schedule="step"'
-            )
-        given = bind(self.graph, inputs, named)
-        check_shapes(given, self.graph)
-        check_numbers(given, self.graph)
-        return self._call(layerwise(self.graph), self.code, T, given)
+        """The output decoded after all steps, many of them at once."""
+        run = self._presented(inputs, named, T, encoding, wave, delay)
+        ahead = wave.clocks(self.code, T)
+        cells, early, frontier, now = dict[str, Any](), None, dict[str, Any](), run.given
+        size = steps_within(self.budget // UNSEEN, {"seen": (run.statics, run.given)})
+        kept = 1.0  # share of the events up to ``delay`` in what is decoded
+        while part := cut(ahead, size, delay):
+            if len(part) == 1:
+                now = run.step(part[0])
+                cells, frontier = self._call(run.program.step, part[0], cells, run.statics, now)
+            else:
+                now = run.window(part)
+                cells, frontier = self._call(run.program.steps, part, cells, run.statics, now)
+                now = run.last(now)
+            if part[-1].t == delay:
+                early = _totals(frontier, cells, run.program)
+            elif early is not None:
+                kept *= math.prod(clock.alpha for clock in part)
+            size = steps_within(self.budget, cells)
+        if early is not None:
+            frontier = _since(early, frontier, cells, run.program, kept)
+        return as_given(self._call(run.program.read, run.statics, frontier, now), run.given)
 
-    @takes(InputError, T=whole(most=2**62, wanted=RUN.wanted), encoding=ENCODING, delay=DELAY)
+    @takes(InputError, T=whole(most=2**62, wanted=RUN.wanted), encoding=ENCODING, schedule=SCHEDULE, delay=DELAY)
     def iterate(
-        self, /, *inputs: Any, T: int, encoding: Encoding = constant(), delay: int = 0, **named: Any
+        self,
+        /,
+        *inputs: Any,
+        T: int,
+        encoding: Encoding = constant(),
+        schedule: Wave | str = STEP,
+        delay: int = 0,
+        **named: Any,
     ) -> Iterator[Any]:
         """The decoded output after step 1, 2, ..., T, one at a time: stop when you have seen enough.
 
-        Up to step ``delay`` it is that of all events so far, then that of the events since.
+        Of a wave after each chunk.  Up to step ``delay`` it is that of all events so far, then that of those since.
         """
-        return self._decoded(inputs, named, T, encoding, range(1, T + 1), delay)
+        wave: Any = schedule
+        return self._decoded(inputs, named, T, encoding, wave, delay)
 
     def _decoded(
-        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, at: Container[int],
-        delay: int,
-    ) -> Iterator[Any]:  # fmt: skip
-        """The output decoded at the steps ``at`` of a run of T."""
-        check_delay(delay, T, self.code)
-        given = bind(self.graph, inputs, named)
-        check_numbers(given, self.graph)
-        encode = encoding.encode
-        if encode is None:
-            check_shapes(given, self.graph)
-        moving = sequences(given, self.graph) if encode else frozenset()
-        run, statics = self._prepared(given, moving)
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, wave: Wave, delay: int
+    ) -> Iterator[Any]:
+        """The output decoded after every step, or chunk, of a run of T steps."""
+        run = self._presented(inputs, named, T, encoding, wave, delay)
         cells: Mapping[str, Any] = {}
         early: Any = None
-        kept = 1.0  # share of the events up to ``delay`` in what is decoded
-        for t in range(1, T + 1):
-            clock = self.code.clock(t)
-            now = given
-            if encode is not None:
-                now = given | {name: encoded(given[name], encode, clock) for name in moving}
-                check_shapes(now, self.graph)
-            cells, frontier = self._call(run.step, clock, cells, statics, now)
-            if t == delay:
-                early = _totals(frontier, cells)
-            elif t > delay > 0:
+        kept = 1.0
+        for clock in wave.clocks(self.code, T):
+            now = run.step(clock)
+            cells, frontier = self._call(run.program.step, clock, cells, run.statics, now)
+            if clock.t == delay:
+                early = _totals(frontier, cells, run.program)
+            elif early is not None:
                 kept *= clock.alpha
-                if t in at:
-                    late = temporal.since(early, _totals(frontier, cells), kept)
-                    frontier = zip_leaves(narrowed, late, frontier)
-            if t in at:
-                yield self._call(run.read, statics, frontier, now)
+                frontier = _since(early, frontier, cells, run.program, kept)
+            yield as_given(self._call(run.program.read, run.statics, frontier, now), run.given)
+
+    def _presented(
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any], T: int, encoding: Encoding, wave: Wave, delay: int
+    ) -> Presented:
+        check_delay(delay, T, self.code, wave)
+        given = bind(self.graph, inputs, named)
+        check_numbers(given, self.graph)
+        if encoding.encode is None:
+            check_shapes(given, self.graph)
+        moving = sequences(given, self.graph) if encoding.encode else frozenset()
+        program, statics = self._prepared(given, moving)
+        return Presented(program, statics, given, moving, encoding.encode, self.graph)
 
     def init(self, /, *inputs: Any, **named: Any) -> State:
         """The state before the first step, for inputs like these.
@@ -201,7 +223,7 @@ class SpikingNetwork(nn.Module):
         cells, frontier = self._call(run.step, clock, state.cells, state.statics, given)
         decoded = self._call(run.read, state.statics, frontier, given)
         events, sent = _as_events(state.sent, decoded, clock)
-        return state.after(1, cells, decoded, sent), events
+        return state.after(1, cells, decoded, sent), as_given(events, given)
 
     def _continued(self, state: State, given: Mapping[str, Any]) -> State:
         """The state that inputs of one step go on from; the first ones say what holds for the whole run."""
@@ -252,7 +274,7 @@ class SpikingNetwork(nn.Module):
                 decoded = of_step(outputs, t)
                 made, sent = _as_events(sent, decoded, clock)
                 events.append(made)
-        y_seq = stacked(events)
+        y_seq = as_given(stacked(events), given)
         return y_seq if state is None else (begun.after(length, cells, decoded, sent), y_seq)
 
     def _program(self, sequences: frozenset[str]) -> Program:
@@ -299,9 +321,15 @@ def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple
     return SpikingNetwork(graph, params, code, history).train(training)
 
 
-def _totals(frontier: Mapping[str, Any], cells: Mapping[str, Any]) -> dict[str, Any]:
-    """What is read, as precise as the cells have it: an accumulator's value is its cell in the network's dtype."""
-    return {name: cells.get(name, value) for name, value in frontier.items()}
+def _totals(frontier: Mapping[str, Any], cells: Mapping[str, Any], program: Program) -> dict[str, Any]:
+    """What is decoded so far of what is read, as precise as the accumulators have it."""
+    return {name: cells[name] for name in frontier if name in program.totals}
+
+
+def _since(early: Any, frontier: Mapping[str, Any], cells: Mapping[str, Any], program: Program, kept: float) -> Any:
+    """The frontier, of what is decoded what came after ``early``; ``kept`` is the share of that in all."""
+    late = temporal.since(early, _totals(frontier, cells, program), kept)
+    return dict(frontier) | {name: zip_leaves(narrowed, late[name], frontier[name]) for name in late}
 
 
 def _as_events(sent: Any, decoded: Any, clock: Clock) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ _STATEFUL = frozenset({"encode", *STATEFUL})
 
 @attrs.frozen(eq=False)
 class Program:
-    """Four pure functions; the first argument of each is the module that holds the tensors.
+    """Five pure functions; the first argument of each is the module that holds the tensors.
 
     Attributes:
         once: ``(root, inputs) -> statics``; inputs by argument name, statics by node name.
@@ -29,6 +29,9 @@ class Program:
         read: ``(root, statics, frontier, inputs) -> decoded output``.
         window: ``(root, clocks, cells, statics, inputs) -> (cells, decoded outputs)``: several steps at once, layer by
             layer; the sequences among the inputs hold as many steps as there are clocks.
+        steps: ``(root, clocks, cells, statics, inputs) -> (cells, frontier)``: the same up to the frontier, of which
+            it gives what it is after the last of them.
+        totals: the names of the accumulators at the frontier: what is decoded so far lies in their cells.
         step_graph: the fx graph of ``step``.
     """
 
@@ -36,6 +39,8 @@ class Program:
     step: Callable[..., Any]
     read: Callable[..., Any]
     window: Callable[..., Any]
+    steps: Callable[..., Any]
+    totals: frozenset[str]
     step_graph: fx.Graph
 
 
@@ -75,8 +80,14 @@ def program(lifted: Graph, code: Code, sequences: frozenset[str]) -> Program:
     third.add(read)
     third.target.output(third.value(lifted.output))
     moving = {node.name for node in lifted.inputs if is_source(node, sequences)}
-    fourth = Window(lifted, inputs | statics, moving, code)
+    fourth = Window(lifted, inputs | statics, set(moving), code)
     cells = fourth.add([node for node in lifted if node.name in varying and node.op != "input"])
     fourth.target.output((cells, fourth.marked(lifted.output)))
-    once_fn, step_fn, read_fn, window_fn = (compiled(section.target) for section in (first, second, third, fourth))
-    return Program(once_fn, step_fn, read_fn, window_fn, second.target)
+    fifth = Window(lifted, inputs | statics, set(moving), code)
+    cells = fifth.add(step, ends=frozenset(read_names) - step_names)
+    fifth.target.output((cells, {name: fifth.last(name) for name in frontier}))
+    once_fn, step_fn, read_fn, window_fn, steps_fn = (
+        compiled(section.target) for section in (first, second, third, fourth, fifth)
+    )
+    totals = frozenset(node.name for node in step if node.op == "accumulate" and node.name in frontier)
+    return Program(once_fn, step_fn, read_fn, window_fn, steps_fn, totals, second.target)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snnpipe.codes import Clock
 from snnpipe.kernels import temporal
 from snnpipe.kernels.following import followed
+from snnpipe.kernels.temporal import each_step, stacked_alike
 from snnpipe.ops.modules import SpikingNeuron
 from snnpipe.ops.sequence import at, stacked
 
@@ -21,6 +22,14 @@ from snnpipe.ops.sequence import at, stacked
 def accumulated(total: Any, events: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
     """``temporal.accumulate`` at each step."""
     return _scanned(temporal.accumulate, total, events, clocks, timed)
+
+
+def added_up(total: Any, events: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
+    """``temporal.accumulate`` after the last step alone."""
+    value: Any = None
+    for now, clock in zip(each_step(events, len(clocks), timed), clocks, strict=True):
+        value, total = temporal.accumulate(total, now, clock)
+    return value, total
 
 
 def differences(sent: Any, decoded: Any, clocks: Sequence[Clock], timed: bool) -> tuple[Any, Any]:
@@ -55,15 +64,18 @@ def fired(neuron: Any, state: Any, z: Tensor, clocks: Sequence[Clock], timed: bo
     if not isinstance(neuron, SpikingNeuron):
         found: tuple[Tensor, Any] = neuron.window(state, z, clocks, timed)
         return found
+    if not is_watched(neuron):
+        return neuron.scan(z, state, clocks, timed)
     events = []
     for now, clock in zip(each_step(z, len(clocks), timed), clocks, strict=True):
         sent, state = neuron(now, state, clock)
         events.append(sent)
-    return torch.stack(events), state
+    return stacked_alike(events), state
 
 
-def each_step(value: Any, count: int, timed: bool) -> Sequence[Any]:
-    """The value at each step; of a tensor without one gradient as large as the window for each step of it."""
-    if not timed:
-        return [value] * count
-    return value.unbind() if isinstance(value, Tensor) else [at(value, t) for t in range(count)]
+def is_watched(module: nn.Module) -> bool:
+    """Whether somebody has put hooks on a module, who is to see every call of it."""
+    every = torch.nn.modules.module
+    return any((
+        module._forward_hooks, module._forward_pre_hooks, every._global_forward_hooks, every._global_forward_pre_hooks,
+    ))  # fmt: skip

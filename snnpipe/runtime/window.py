@@ -21,7 +21,7 @@ from snnpipe.ops import functions
 from snnpipe.ops.lift import TEMPORAL
 from snnpipe.ops.sequence import Hole, OverTime, at
 from snnpipe.ops.table import OPS
-from snnpipe.runtime.scans import accumulated, constants, differences, fired
+from snnpipe.runtime.scans import accumulated, added_up, constants, differences, fired
 from snnpipe.runtime.section import Section
 
 #: Ops whose result is always new memory; what commonly stands before a ReLU.
@@ -44,11 +44,17 @@ class Window(Section):
         super().__init__(("clocks", "cells", "statics", "inputs"), sources)
         self.lifted, self.timed, self.steady = lifted, timed, code.steady
 
-    def add(self, nodes: list[Node]) -> dict[str, Any]:
-        """Emit the nodes; the new value of every cell, by node name."""
+    def add(self, nodes: list[Node], ends: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Emit the nodes; the new value of every cell, by node name.
+
+        Of the accumulators ``ends`` only what they decode after the last step is made.
+        """
         cells: dict[str, Any] = {}
         for node in nodes:
-            if node.op == "encode":
+            if node.op == "accumulate" and node.name in ends:
+                self.env[node.name], cells[node.name] = self.parts(self._scan(added_up, node))
+                self.timed.discard(node.name)
+            elif node.op == "encode":
                 neuron = self.target.get_attr(neuron_path(node))
                 self.env[node.name], cells[node.name] = self.parts(self._scan(fired, node, neuron))
             elif node.op == "constant":
@@ -59,6 +65,10 @@ class Window(Section):
             else:
                 self.env[node.name] = self._operator(node)
         return cells
+
+    def last(self, name: str) -> Any:
+        """The value of a node after the last step."""
+        return self._at(Ref(name), -1)
 
     def marked(self, output: Any) -> Any:
         """The output with what is the same at every step in a ``Same``."""
@@ -117,8 +127,11 @@ class Window(Section):
 
     def _first(self, leaf: Any) -> Any:
         """The value of a leaf; of a timed one, which is read for its shape, the first step."""
+        return self._at(leaf, 0)
+
+    def _at(self, leaf: Any, t: int) -> Any:
         value = self.value(leaf)
-        return self.call(at, value, 0) if self._is_timed(leaf) else value
+        return self.call(at, value, t) if self._is_timed(leaf) else value
 
 
 @attrs.frozen

@@ -18,7 +18,6 @@ from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, redirecting, unique_name
-from snnpipe.kernels.evidence import decoded
 from snnpipe.ops.lift import lift, unlift
 from snnpipe.runtime.activations import activation
 from snnpipe.runtime.batches import Forward, fitting
@@ -26,18 +25,18 @@ from snnpipe.runtime.stretches import stretches
 from snnpipe.stages.adjustment import Adjustment, Neuron, Seen
 from snnpipe.stages.prefix import bound, check_current, detached
 from snnpipe.state import ConversionState, Event
+from snnpipe.waves import Wave
 
 
 def adjusted(
     state: ConversionState, *, adjustments: tuple[Adjustment, ...], batches: Iterable[Any], T: int, per: str,
-    code: Code, schedule: str, limit: int | None, forward: Forward | None, called: str,
+    code: Code, schedule: Wave, limit: int | None, forward: Forward | None, called: str,
 ) -> ConversionState:  # fmt: skip
     """The state with every neuron adjusted; see ``stages.correct`` for the arguments."""
     lifted = lift(state.graph, temporal_inputs=False)
-    ann, clocks = unlift(lifted), [code.clock(t) for t in range(1, T + 1)]
+    ann, clocks = unlift(lifted), tuple(schedule.clocks(code, T))
     tree = module_tree(state.graph, detached(state.params))
-    ways = stretches(ann, code, over_time=False)
-    own_ways = ways if schedule == "layer" else stretches(lifted, code, over_time=True)
+    ways, own_ways = stretches(ann, code, over_time=False), stretches(lifted, code, over_time=True)
     inputs = bound(state, batches, called, limit, forward)
     there = [{node.name: given[node["name"]] for node in ann.inputs} for given in inputs]
     here: list[dict[str, Any]] = [dict(values) for values in there]
@@ -46,8 +45,9 @@ def adjusted(
     with torch.no_grad():
         for way, own_way in zip(ways, own_ways, strict=True):
             node, seen = way.neuron, list[Seen]()
-            module, waits = tree.get_submodule(neuron_path(node)), schedule == "layer"
-            neuron = Neuron(node, module, code, T, per, timed=own_way.timed, waits=waits, called=called)
+            neuron = Neuron(
+                node, tree.get_submodule(neuron_path(node)), clocks, per, timed=own_way.timed, called=called
+            )
             for number, given in enumerate(inputs):
                 with fitting(called, number, given, tree):
                     z, there[number] = way(tree, (), there[number])
@@ -60,8 +60,7 @@ def adjusted(
                     check_current(current, neuron.path, called, number)
             values, notes = neuron.adjusted(adjustments, seen)
             for number in range(len(inputs)):
-                sent = neuron.sent(seen[number].current, values)
-                here[number][node.name] = decoded(sent, neuron.worth).to(sent.dtype) if waits else sent
+                here[number][node.name] = neuron.sent(seen[number].current, values)
                 seen[number] = seen[-1]  # its current may go
             found[node.name] = values
             events += [Event(called, neuron_path(node), action, f"{note}, for T = {T} under {code}")

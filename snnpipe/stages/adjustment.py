@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from snnpipe.codes import Code
+from snnpipe.codes import Clock, worths
 from snnpipe.emit import neuron_path
 from snnpipe.errors import CalibrationError
 from snnpipe.graph import Node
@@ -29,8 +29,7 @@ class Seen:
 
     Attributes:
         z, a: the ANN's current and activation, (B, ...).
-        current: what the neuron is given at each step, (T, B, ...); (B, ...) if that is the same at every step, or if
-            the neuron waits for all of it and this is what it decodes to.
+        current: what the neuron is given at each step, or chunk, (T, B, ...); (B, ...) if that is always the same.
     """
 
     z: Tensor
@@ -60,32 +59,29 @@ class Neuron:
     Args:
         node: its ``encode`` node.
         module: what runs it.
-        code, T: the run.
+        clocks: the steps, or chunks, of the run.
         per: ``"channel"`` or ``"neuron"``, what has an adjustment of its own.
         timed: whether its current has a time axis.
-        waits: whether it is given its whole decoded current at once.
         called: the stage, for messages.
     """
 
     def __init__(
-        self, node: Node, module: Any, code: Code, T: int, per: str, *, timed: bool, waits: bool, called: str
-    ) -> None:
+        self, node: Node, module: Any, clocks: Sequence[Clock], per: str, *, timed: bool, called: str
+    ) -> None:  # fmt: skip
         self.node, self.path, self.module, self.per, self.called = node, neuron_path(node), module, per, called
-        self.timed, self.waits = timed, waits
-        self.clocks = [code.clock(t) for t in range(1, T + 1)]
-        self.worth = code.worth(T)
-        self.least = min(w for w in self.worth if w > 0)
+        self.clocks, self.timed, self.worth = clocks, timed, worths(clocks)
+        self.begin = clocks[0].worth[0] / clocks[0].a  # of the first step in the mean of the first chunk
+        single = [part for clock in clocks for part in clock.parts or (clock,)]
+        self.steps, self.least = len(single), min(w for w in worths(single) if w > 0)
 
     def given(self, current: Tensor, own: dict[str, Tensor]) -> Tensor:
         """The current at each step, (T, B, ...), with what is adjusted so far."""
-        if self.waits:
-            current = torch.stack([constant(current, clock) for clock in self.clocks])
-        elif not self.timed:
+        if not self.timed:
             current = current.expand(len(self.clocks), *current.shape)
         if "shift" in own:
             pairs = zip(current, self.clocks, strict=True)
             current = torch.stack([z + constant(own["shift"], clock) for z, clock in pairs])
-        return torch.cat([current[:1] + own["charge"], current[1:]]) if "charge" in own else current
+        return torch.cat([current[:1] + self.begin * own["charge"], current[1:]]) if "charge" in own else current
 
     def sent(self, current: Tensor, own: dict[str, Tensor]) -> Tensor:
         """The events (T, B, ...)."""
@@ -130,7 +126,7 @@ class Neuron:
         if scales:
             evident &= (change >= -1) & (change <= 2 * sum(self.worth) / self.least - 1)
         if adjustment.key == "charge":
-            change = change / self.worth[0]
+            change = change / (self.worth[0] * self.begin)
             evident &= change.abs() <= self._most()
         return change, evident, _total(errors)
 
@@ -167,7 +163,7 @@ class Neuron:
         """More charge than this the neuron cannot send in all its steps."""
         book = self.module.neuron.options.get("codebook")
         top = float(book.top) if isinstance(book, Codebook) else 1.0
-        return len(self.clocks) * top * float(self.module.threshold.max())
+        return self.steps * top * float(self.module.threshold.max())
 
     def _note(self, adjustment: Adjustment, change: Tensor, evident: Tensor, kept: Tensor) -> tuple[str, str]:
         kind = "channels" if self.per == "channel" else "neurons"

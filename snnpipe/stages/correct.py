@@ -14,7 +14,7 @@ from snnpipe.codes import CODE, RATE, Code
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.ops.lift import has_neurons
-from snnpipe.options import RUN, SCHEDULE, WHOLE, one_of
+from snnpipe.options import RUN, WHOLE, one_of
 from snnpipe.runtime.batches import Forward
 from snnpipe.stage import BoundStage
 from snnpipe.stages.adjust import adjusted
@@ -22,6 +22,7 @@ from snnpipe.stages.adjustment import Adjustment
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.text import remembered
+from snnpipe.waves import SCHEDULE, STEP, Wave
 
 HAS_NEURONS = (lambda state: has_neurons(state.graph), "there are no neurons to correct; put replace before it")
 
@@ -42,7 +43,7 @@ _options = partial(
 @remembered
 def correct_bias(
     batches: Iterable[Any], *, T: int, per: str = "channel", iterations: int = 1, code: Code = RATE,
-    schedule: str = "step", forward: Forward | None = None, max_batches: int | None = None,
+    schedule: Wave | str = STEP, forward: Forward | None = None, max_batches: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that adds to each neuron's current what its output lacks on average after T steps.
 
@@ -60,7 +61,7 @@ def correct_bias(
         per: ``"channel"``, or ``"neuron"`` (one value per position: for a fixed input size).
         iterations: how often each neuron is adjusted in turn.
         code: the code the network will run under.
-        schedule: ``"step"`` or ``"layer"``, as the network will run.
+        schedule: ``"step"``, ``"layer"`` or ``wave(K)``, as the network will run.
         forward: as for ``calibrate``.
         max_batches: stop after so many.
 
@@ -79,7 +80,7 @@ def correct_bias(
 @_options()
 @remembered
 def correct_potential(
-    batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: str = "step",
+    batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: Wave | str = STEP,
     forward: Forward | None = None, max_batches: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron before the first step the charge its output lacks on average after T steps.
@@ -105,7 +106,7 @@ def correct_potential(
 @_options()
 @remembered
 def correct_threshold(
-    batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: str = "step",
+    batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: Wave | str = STEP,
     forward: Forward | None = None, max_batches: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that shifts each neuron's current to the ANN's mean, and scales its events to the ANN's size.
@@ -129,7 +130,7 @@ def correct_threshold(
 
 
 def _stage(
-    name: str, adjustments: tuple[Adjustment, ...], batches: Any, T: int, per: str, code: Code, schedule: str,
+    name: str, adjustments: tuple[Adjustment, ...], batches: Any, T: int, per: str, code: Code, schedule: Wave | str,
     forward: Forward | None, max_batches: int | None,
 ) -> BoundStage:  # fmt: skip
     given = {"adjustments": adjustments, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}

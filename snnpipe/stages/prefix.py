@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnpipe.codes import Code
+from snnpipe.codes import Clock, Code
 from snnpipe.containers import tensors
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import CalibrationError
@@ -18,7 +18,6 @@ from snnpipe.ops.sequence import stacked
 from snnpipe.runtime.activations import answers
 from snnpipe.runtime.batches import ByName, Forward, Reader
 from snnpipe.runtime.inputs import part_of
-from snnpipe.runtime.layers import layerwise
 from snnpipe.runtime.program import lifted_program
 from snnpipe.runtime.window import of_step
 from snnpipe.state import ConversionState
@@ -28,36 +27,30 @@ Prefix = Callable[[Mapping[str, Any]], Any]
 
 
 def every_step(
-    graph: Graph, values: Any, params: Mapping[str, Tensor], code: Code, T: int, moving: frozenset[str] = frozenset()
-) -> Prefix:
-    """The decoded ``values`` after each of T steps, a list; references in ``values`` are to nodes of the graph.
+    graph: Graph, values: Any, params: Mapping[str, Tensor], code: Code, clocks: Sequence[Clock],
+    moving: frozenset[str] = frozenset(),
+) -> Prefix:  # fmt: skip
+    """The decoded ``values`` after each step, or chunk, a list; references in ``values`` are to nodes of the graph.
 
     The inputs ``moving`` are event sequences.
     """
     part = Graph(graph.nodes, values).live()
     root = module_tree(part, params)
-    run, clocks = lifted_program(part, code, moving), [code.clock(t) for t in range(1, T + 1)]
+    run = lifted_program(part, code, moving)
 
     def found(given: Mapping[str, Any]) -> list[Any]:
         _, outputs = run.window(root, clocks, {}, run.once(root, given), given)
-        return [of_step(outputs, t) for t in range(T)]
+        return [of_step(outputs, t) for t in range(len(clocks))]
 
     return found
 
 
-def at_once(graph: Graph, values: Any, params: Mapping[str, Tensor], code: Code, T: int) -> Prefix:
-    """The ``values`` decoded after T steps when each layer waits for the one before."""
-    part = Graph(graph.nodes, values).live()
-    run, root = layerwise(part), module_tree(part, params)
-    return lambda given: run(root, code, T, given)
-
-
-def as_events(decoded: Sequence[Any], code: Code) -> Any:
+def as_events(decoded: Sequence[Any], clocks: Sequence[Clock]) -> Any:
     """The event sequences (T, ...) of values decoded after each step."""
     sent, steps = None, []
-    for t, now in enumerate(decoded, start=1):
-        steps.append(difference(sent, now, code.clock(t)))
-        sent = after(sent, now, steps[-1], code.clock(t))
+    for now, clock in zip(decoded, clocks, strict=True):
+        steps.append(difference(sent, now, clock))
+        sent = after(sent, now, steps[-1], clock)
     return stacked(steps)
 
 

@@ -7,6 +7,7 @@ from torch import fx
 from snnpipe.codes import RATE
 from snnpipe.emit import cloned, graph_module
 from snnpipe.ops.lift import check_numbers_stand, has_neurons, unlift
+from snnpipe.runtime.layout import laid_out
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import stage
 from snnpipe.stages.replace import replace
@@ -32,7 +33,8 @@ def to_snn(state: ConversionState) -> SpikingNetwork:
     assert state.code is not None
     graph = unlift(state.graph)
     check_numbers_stand(graph, temporal_inputs=False)
-    return SpikingNetwork(graph, cloned(state.params, requires_grad=False), state.code, state.history)
+    graph, params = laid_out(graph, cloned(state.params, requires_grad=False))
+    return SpikingNetwork(graph, params, state.code, state.history)
 
 
 @stage(NO_CODE, NO_ENCODERS)

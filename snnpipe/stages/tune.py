@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from snnpipe.checks import takes
-from snnpipe.codes import CODE, RATE, Code
+from snnpipe.codes import CODE, RATE, Clock, Code
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref, refs, unique_name
-from snnpipe.options import FLAG, RUN, SCHEDULE, WHOLE, number
+from snnpipe.options import FLAG, RUN, WHOLE, number
 from snnpipe.rules.axes import LAYER_AXIS
 from snnpipe.runtime.activations import activations
 from snnpipe.runtime.batches import Forward, fitting
@@ -29,9 +29,10 @@ from snnpipe.stage import BoundStage
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.prefix import Prefix, as_events, at_once, bound, check_currents, detached, every_step, split
+from snnpipe.stages.prefix import Prefix, as_events, bound, check_currents, detached, every_step, split
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import remembered
+from snnpipe.waves import SCHEDULE, STEP, Wave
 
 _RATE = number("must be a positive number, at most 1000", lambda value: 0 < value <= 1000)
 
@@ -42,8 +43,9 @@ _RATE = number("must be a positive number, at most 1000", lambda value: 0 < valu
 )  # fmt: skip
 @remembered
 def correct_weights(
-    batches: Iterable[Any], *, T: int, code: Code = RATE, schedule: str = "step", epochs: int = 2, lr: float = 1e-2,
-    batch_size: int = 32, forward: Forward | None = None, max_batches: int | None = None, progress: bool = False,
+    batches: Iterable[Any], *, T: int, code: Code = RATE, schedule: Wave | str = STEP, epochs: int = 2,
+    lr: float = 1e-2, batch_size: int = 32, forward: Forward | None = None, max_batches: int | None = None,
+    progress: bool = False,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that trains the weights before each neuron so that it answers what the ANN has there; no labels.
 
@@ -60,7 +62,7 @@ def correct_weights(
         batches: inputs as for ``calibrate``; some hundred samples.  They are read once and kept.
         T: the number of steps the network is for.
         code: the code the network will run under.
-        schedule: ``"step"`` or ``"layer"``, as the network will run.
+        schedule: ``"step"``, ``"layer"`` or ``wave(K)``, as the network will run.
         epochs: passes over the batches for each layer.
         lr: step size of Adam relative to the root mean square of each tensor; falls to 0 along a half cosine.
         batch_size: samples of a gradient step; batches that are larger are split.
@@ -84,10 +86,10 @@ def correct_weights(
 
 
 def _correct_weights(
-    state: ConversionState, *, batches: Iterable[Any], T: int, code: Code, schedule: str, epochs: int, lr: float,
+    state: ConversionState, *, batches: Iterable[Any], T: int, code: Code, schedule: Wave, epochs: int, lr: float,
     batch_size: int, forward: Forward | None, limit: int | None, progress: bool,
 ) -> ConversionState:  # fmt: skip
-    whole = bound(state, batches, "correct_weights", limit, forward)
+    whole, clocks = bound(state, batches, "correct_weights", limit, forward), tuple(schedule.clocks(code, T))
     graph, params, events = state.graph, dict(state.params), list[Event]()
     ann, original = activations(graph), module_tree(graph, detached(params))
     for batch, given in enumerate(whole):
@@ -101,10 +103,10 @@ def _correct_weights(
         if not piece.layers:
             continue
         with torch.no_grad():
-            sent = _arriving(graph, piece.borders, detached(params), code, T, schedule)
+            sent = _arriving(graph, piece.borders, detached(params), code, clocks)
             samples = [(given | sent(given), ann(original, given)[name][1]) for given in inputs]
         own, copies = _with_copies(graph, piece.layers, params)
-        fit = _Fit(own, piece, detached(params) | copies, code, T, schedule, lr)
+        fit = _Fit(own, piece, detached(params) | copies, code, clocks, lr)
         before, after = fit.run(samples, epochs)
         if after < before:
             graph, params = own, params | detached(copies)
@@ -138,16 +140,14 @@ def _piece(graph: Graph, neuron: str, done: Collection[str]) -> _Piece:
 
 
 def _arriving(
-    graph: Graph, borders: tuple[str, ...], params: Mapping[str, Tensor], code: Code, T: int, schedule: str
+    graph: Graph, borders: tuple[str, ...], params: Mapping[str, Tensor], code: Code, clocks: Sequence[Clock]
 ) -> Prefix:
-    """What the neurons ``borders`` send, by name: events (T, B, ...), or decoded when layers wait for each other."""
+    """The events (T, B, ...) that the neurons ``borders`` send, by name; of a wave one for each chunk."""
     if not borders:
         return lambda given: {}
     values: FrozenMap[str, Any] = FrozenMap({_sent(border): Ref(border) for border in borders})
-    if schedule == "layer":
-        return at_once(graph, values, params, code, T)
-    decoded = every_step(graph, values, params, code, T)
-    return lambda given: as_events(decoded(given), code)
+    decoded = every_step(graph, values, params, code, clocks)
+    return lambda given: as_events(decoded(given), clocks)
 
 
 def _sent(border: str) -> str:
@@ -181,16 +181,14 @@ class _Fit:
     """A piece of the network on its own, and the optimiser of its weights."""
 
     def __init__(
-        self, graph: Graph, piece: _Piece, params: Mapping[str, Tensor], code: Code, T: int, schedule: str, lr: float
-    ) -> None:
+        self, graph: Graph, piece: _Piece, params: Mapping[str, Tensor], code: Code, clocks: Sequence[Clock],
+        lr: float,
+    ) -> None:  # fmt: skip
         arriving = tuple(Node(name, "input", FrozenMap(name=_sent(name))) for name in piece.borders)
         inner = tuple(graph[name] for name in piece.nodes)
         alone = Graph((*graph.inputs, *arriving, *inner, graph[piece.neuron]), Ref(piece.neuron))
-        if schedule == "layer":
-            self.answer = at_once(alone, alone.output, params, code, T)
-        else:
-            stepped = every_step(alone, alone.output, params, code, T, frozenset(map(_sent, piece.borders)))
-            self.answer = lambda given: stepped(given)[-1]
+        stepped = every_step(alone, alone.output, params, code, clocks, frozenset(map(_sent, piece.borders)))
+        self.answer: Prefix = lambda given: stepped(given)[-1]
         theta = params[graph[piece.neuron]["threshold"].key]
         sizes = {"weight": lambda w: w.square().mean().sqrt(), "bias": lambda b: theta.median()}
         self.groups = [{"params": [params[key]], "lr": lr * float(sizes[operand](params[key].detach()))}

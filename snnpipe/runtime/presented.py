@@ -1,0 +1,78 @@
+"""The inputs of a run of T steps, and how many of these are computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from snnpipe.codes import Clock
+from snnpipe.containers import tensors
+from snnpipe.graph import Graph
+from snnpipe.ops.sequence import at, stacked
+from snnpipe.runtime.inputs import check_shapes, encoded
+from snnpipe.runtime.program import Program
+
+#: Bytes for the steps that are computed together, unless a network is told otherwise.
+BUDGET = 2**26
+#: Values of a layer that are there at the same time: a current, the events made of it, an operator on them, its result.
+_AT_ONCE = 4
+#: Before the first steps only what does not move is known; a layer further on may be so many times as large.
+UNSEEN = 4
+
+
+@attrs.frozen(eq=False)
+class Presented:
+    """What a network is shown in a run.
+
+    Attributes:
+        program, statics: what is run, and what it has computed once.
+        given: the inputs by name.
+        moving: those that are events, made by ``encode``.
+        encode: ``encode(x, clock) -> x_t``; ``None`` for constant inputs.
+        graph: that of the network.
+    """
+
+    program: Program
+    statics: Any
+    given: Mapping[str, Any]
+    moving: frozenset[str]
+    encode: Callable[[Tensor, Clock], Tensor] | None
+    graph: Graph
+
+    def step(self, clock: Clock) -> Mapping[str, Any]:
+        """The inputs at one step, or chunk."""
+        if self.encode is None:
+            return self.given
+        now = dict(self.given) | {name: encoded(self.given[name], self.encode, clock) for name in self.moving}
+        check_shapes(now, self.graph)
+        return now
+
+    def window(self, clocks: Sequence[Clock]) -> Mapping[str, Any]:
+        """The inputs at several steps."""
+        if self.encode is None:
+            return self.given
+        each = [self.step(clock) for clock in clocks]
+        return dict(self.given) | {name: stacked([now[name] for now in each]) for name in self.moving}
+
+    def last(self, window: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The inputs at the last of several steps."""
+        return dict(window) | {name: at(window[name], -1) for name in self.moving}
+
+
+def cut(ahead: Iterator[Clock], most: int, end: int) -> list[Clock]:
+    """The next steps, at most so many, and none beyond step ``end`` if they begin before it."""
+    found: list[Clock] = []
+    for clock in ahead:
+        found.append(clock)
+        if len(found) == most or clock.t == end:
+            break
+    return found
+
+
+def steps_within(budget: int, cells: Mapping[str, Any]) -> int:
+    """How many steps may be computed together so that the values of the largest layer take no more than the budget."""
+    largest = max((x.numel() * x.element_size() for x in tensors(dict(cells))), default=1)
+    return max(1, budget // (_AT_ONCE * max(1, largest)))
