@@ -349,3 +349,28 @@ def test_every_in_place_operator_of_python_is_followed():
             return op(y, 2.0) + y
 
         torch.testing.assert_close(pipe(Written(formula), trace, to_module)(STREAM[0]), formula(STREAM[0]))
+
+
+class IntoBuffers(nn.Module):
+    """``out=`` overwrites what the model keeps; ``reads`` says whether what lay there counts."""
+
+    def __init__(self, reads):
+        super().__init__()
+        self.reads = reads
+        self.register_buffer("values", torch.zeros(4, 5, dtype=torch.float64))
+        self.register_buffer("places", torch.zeros(4, 5, dtype=torch.int64))
+
+    def forward(self, x):
+        before = self.values * 1 if self.reads else 0.0
+        torch.sort(x, 1, out=(self.values, self.places))
+        return self.values + before, self.places * 1
+
+
+@pytest.mark.parametrize("front", ["symbolic", "export"])
+def test_a_buffer_that_is_overwritten_whole_is_not_remembered(front):
+    x = STREAM[0]
+    values, places = pipe(IntoBuffers(False), fronts()[front], to_module)(x)
+    assert torch.equal(values, x.sort(1).values)
+    assert torch.equal(places, x.sort(1).indices)
+    with pytest.raises(UnsupportedError, match="own memory"):
+        pipe(IntoBuffers(True), fronts()[front])

@@ -32,11 +32,23 @@ class Overload:
     def __name__(self) -> str:
         return self.qualified.split("::")[1].partition(".")[0]
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def found(self) -> Any:
+        """The overload itself."""
         namespace, _, name = self.qualified.partition("::")
         packet, _, overload = name.partition(".")
         found = getattr(getattr(torch.ops, namespace), packet)
-        return (getattr(found, overload) if overload else found)(*args, **kwargs)
+        return getattr(found, overload) if overload else found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.found(*args, **kwargs)
+
+
+def outs(function: Any) -> frozenset[str]:
+    """The arguments that a function overwrites whole, by keyword: ``out``, or as an overload calls them."""
+    if not isinstance(function, Overload):
+        return frozenset({"out"})
+    return frozenset(argument.name for argument in function.found._schema.arguments if argument.is_out)
 
 
 def as_function(overload: OpOverload | OpOverloadPacket) -> Overload:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from snnpipe.errors import Problem
+from snnpipe.frontend.overloads import outs
 from snnpipe.graph import Graph, Node, param_keys
 from snnpipe.ops import functions
 from snnpipe.ops.table import OPS
@@ -28,6 +29,7 @@ def remembered(graph: Graph, written: Collection[str], places: Mapping[str, Node
 def _read_by(node: Node) -> Any:
     """The operands whose values count; of what is overwritten whole only the shape does."""
     if node.op == "call" and isinstance(node["target"], functions.OnCopies):
-        return node["args"], tuple(value for key, value in node["kwargs"].items() if key != "out")
+        whole = outs(node["target"].target)
+        return node["args"], tuple(value for key, value in node["kwargs"].items() if key not in whole)
     shape_only = OPS[node.op].shape_only if node.op in OPS else frozenset()
     return tuple(value for name, value in node.operands.items() if name not in shape_only)
