@@ -18,7 +18,7 @@ from snnpipe.kernels.neuron import NEURON, Neuron
 from snnpipe.kernels.optimal import mmse
 from snnpipe.kernels.threshold import RULE, Threshold
 from snnpipe.options import STEPS, TEXT, function, functions, instance, optional, several, whole
-from snnpipe.rules.operands import TRANSFORMER_RULES
+from snnpipe.rules.operands import BOTTLENECK_RULES, TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, SiteRule
 from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.runtime.delay import readout_delay
@@ -35,7 +35,7 @@ from snnpipe.stages.siteless import advice, nonlinear
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.to_snn import to_snn
 from snnpipe.stages.trace import MODEL, trace
-from snnpipe.state import ConversionState, Event, Levels
+from snnpipe.state import ConversionState, Event, Levels, Site
 from snnpipe.text import Call, expression, written
 from snnpipe.waves import SCHEDULE, STEP, Wave
 
@@ -73,7 +73,8 @@ class Recipe:
         pre: steps of a first pass; the code must begin anew after them.
         corrections: stages ``correct(batches, T=, code=, schedule=)`` made behind ``replace``, in order.
         delay: ``delay(snn, batches, T)``, how many of the T steps the readout leaves out.
-        rules: where the sites are; where the default ones find none, ``TRANSFORMER_RULES`` take their place.
+        rules: where the sites are; ``TRANSFORMER_RULES`` take the place of the default ones where these find none, and
+            ``BOTTLENECK_RULES`` where there are linear bottlenecks and the neuron has events of either sign.
     """
 
     name: str = attrs.field(validator=valid(TEXT))
@@ -123,8 +124,15 @@ class Recipe:
 
 
 def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> ConversionState:
-    """The sites of a recipe's rules; of ``TRANSFORMER_RULES`` where the default ones find none."""
+    """The sites of a recipe's rules; of ``TRANSFORMER_RULES`` where the default ones find none, and of
+    ``BOTTLENECK_RULES`` where convolutions read what other convolutions send, and neurons of either sign may say it."""
     made = marked(state, recipe.rules, statistic)
+    if made.sites and recipe.rules == SITE_RULES and recipe.neuron.two_sided:
+        wider = marked(state, BOTTLENECK_RULES, statistic)
+        bottlenecks = [site.name for site in wider.sites.values() if _is_bottleneck(site, made, wider)]
+        if bottlenecks:
+            said = f"neurons at {len(bottlenecks)} linear bottlenecks too ({bottlenecks[0]}, ...)"
+            made = wider.evolve(Event("recipe", recipe.name, "BOTTLENECK_RULES", said))
     if not made.sites and recipe.rules == SITE_RULES:
         note = Event("recipe", recipe.name, "TRANSFORMER_RULES", "no ReLU or the like; neurons stand before products")
         made = marked(state, TRANSFORMER_RULES, statistic).evolve(note)
@@ -142,6 +150,12 @@ def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> Conv
             "with events of both signs: cascade_mmse, ecmt, dcgs, hmt, snm or spikezip"
         )
     return made
+
+
+def _is_bottleneck(site: Site, narrow: ConversionState, wide: ConversionState) -> bool:
+    """Whether a site is a current of either sign that a convolution reads, and no activation."""
+    readers = (wide.graph[name].op for name in wide.graph.users[site.node] if name != "output")
+    return site.signed and site.node not in narrow.sites and any(op.startswith("conv") for op in readers)
 
 
 #: For arguments that are recipes.

@@ -183,3 +183,33 @@ def test_bad_use_says_what_to_do():
         recipes.named("diel")
     with pytest.raises(InputError, match=r"\[\(images, labels\)\]"):
         sweep(deep(), ["opi"], batches=[vectors(0)], data=[vectors(0)])
+
+
+class Inverted(nn.Module):
+    """An inverted residual: what its last convolution sends is read by another as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Linear(4, 3)
+        self.widen, self.narrow = nn.Conv2d(4, 8, 1), nn.Conv2d(8, 4, 1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.stem(x))
+        for _ in range(2):
+            h = nn.functional.relu6(self.depthwise(nn.functional.relu6(self.widen(x))))
+            x = x + self.narrow(h)
+        return self.head(nn.functional.relu(x).mean((2, 3)))
+
+
+def test_linear_bottlenecks_get_neurons_where_these_have_both_signs():
+    torch.manual_seed(0)
+    x = torch.rand(8, 2, 6, 6)
+    made = recipes.cascade_mmse()(Inverted().eval(), [x], T=2)
+    (note,) = [event for event in made.snn.history if event.action == "BOTTLENECK_RULES"]
+    assert note.detail == "neurons at 1 linear bottlenecks too (add, ...)"
+    plain = recipes.opi()(Inverted().eval(), [x], T=2)
+    assert len(made.snn.neurons()) == len(plain.snn.neurons()) + 1
+    assert not [event for event in plain.snn.history if event.stage == "recipe"]
+    residual = recipes.cascade_mmse()(deep(), [vectors(1)[:, :6].float()], T=2)
+    assert not [event for event in residual.snn.history if event.stage == "recipe"]
