@@ -31,6 +31,7 @@ from snnpipe import (
     low_pass,
     one_of_n,
     pipe,
+    readout_delay,
     repaired,
     replace,
     restarted,
@@ -222,6 +223,19 @@ def test_a_delay_leaves_out_whole_chunks():
     torch.testing.assert_close(late, (6 * at_6 - 2 * at_2) / 4, rtol=1e-12, atol=1e-12)
     with pytest.raises(InputError, match=r"whole chunks, so delay is 0, 2, 4; got 3"):
         snn(x, T=6, schedule=wave(2), delay=3)
+
+
+@pytest.mark.parametrize(("schedule", "wanted"), [("step", 5), (wave(1), 5), (wave(2), 4), (wave(4), 4), ("layer", 0)])
+def test_a_delay_is_estimated_in_whole_chunks(schedule, wanted):
+    """Half a threshold to go, a tenth of one a step."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.ReLU()).double()
+    model[0].weight.data.fill_(0.1)
+    model[0].bias.data.zero_()
+    snn = pipe(model, trace, replace(threshold=fixed(1.0)), to_snn)
+    x = torch.ones(1, 1, dtype=torch.float64)
+    delay = readout_delay(snn, x, T=16, schedule=schedule)
+    assert delay == wanted
+    snn(x, T=16, schedule=schedule, delay=delay)
 
 
 def test_a_second_pass_begins_with_a_chunk_of_its_own():

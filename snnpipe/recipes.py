@@ -24,7 +24,7 @@ from snnpipe.kernels.neuron import NEURON, Neuron, integrate_and_fire, signed_me
 from snnpipe.kernels.optimal import local_threshold_balancing
 from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.threshold import maximum, percentile
-from snnpipe.options import POSITIVE, WHOLE, number
+from snnpipe.options import POSITIVE, WHOLE, number, optional
 from snnpipe.recipe import RECIPE, Recipe, always, correcting, estimated, fades, fitted, part
 from snnpipe.stages.balance import balance
 from snnpipe.stages.correct import correct_bias, correct_threshold
@@ -167,9 +167,9 @@ def parallel() -> Recipe:
     return Recipe("parallel", fitted(neuron), neuron, schedule="layer")
 
 
-@takes(K=WHOLE, neuron=NEURON)
+@takes(K=WHOLE, neuron=NEURON, share=optional(POSITIVE))
 @remembered
-def wave(*, K: int = 4, neuron: Neuron = integrate_and_fire()) -> Recipe:
+def wave(*, K: int = 4, neuron: Neuron = integrate_and_fire(), share: float | None = None) -> Recipe:
     r"""Layers pass on chunks of K steps, ``n = clip(floor((v + K z) / theta), 0, K)``; then ``b_c += mean(a - a_T)``.
 
     Between ``calibration_light`` (K = 1) and ``parallel`` (K = T): the larger a chunk, the fewer of its events are too
@@ -179,9 +179,10 @@ def wave(*, K: int = 4, neuron: Neuron = integrate_and_fire()) -> Recipe:
     Args:
         K: steps of a chunk.
         neuron: what fires in it; ``signed_memory()`` for events of either sign.
+        share: under ``low_pass(share * T)``, in which what a binary neuron sent too early fades; RATE by default.
     """
-    return Recipe("wave", fitted(neuron), neuron, schedule=Wave(K),
-                  corrections=(correct_bias,), delay=part(0.25, K))  # fmt: skip
+    code = always(RATE) if share is None else fades(share)
+    return Recipe("wave", fitted(neuron), neuron, code, Wave(K), corrections=(correct_bias,), delay=part(0.25, K))
 
 
 @takes(K=WHOLE, neuron=NEURON, epochs=WHOLE)

@@ -19,24 +19,28 @@ from snnpipe.options import RUN
 from snnpipe.runtime.activations import activations
 from snnpipe.runtime.inputs import bind, check_delay, check_numbers, check_samples, check_shapes, explained
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
+from snnpipe.waves import SCHEDULE, STEP, Wave
 
 #: The readout keeps at least so many steps.
 AT_LEAST = 4
 
 
-@takes(InputError, snn=NETWORK, T=RUN)
-def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> int:
+@takes(InputError, snn=NETWORK, T=RUN, schedule=SCHEDULE)
+def readout_delay(
+    snn: SpikingNetwork, *inputs: Any, T: int, schedule: Wave | str = STEP, **named: Any
+) -> int:  # fmt: skip
     r"""The first steps that ``snn(x, T=T, delay=...)`` should leave out, in which the output answers to no input yet.
 
     .. math:: t_0 = \max_{\text{paths}} \sum_l \min_i \frac{\lambda_{l,i} - v_{l,i}(0)}{E[a_{l,i}]}
 
     A layer begins to speak when its first neuron has gathered its smallest event, lambda, by the mean activation a of
-    the ANN.  At least four steps are kept: ``min(ceil(t_0), T - 4)``, or 0.
+    the ANN.  At least four steps are kept: ``min(ceil(t_0), T - 4)``, or 0; of a wave the chunks that end by then.
 
     Args:
         snn: a converted network.
         *inputs, **named: calibration data as the network takes it, one batch.
         T: number of steps.
+        schedule: as the network will run.
 
     Raises:
         InputError: the code is a sum, of which nothing can be left out.
@@ -67,7 +71,9 @@ def readout_delay(snn: SpikingNetwork, *inputs: Any, T: int, **named: Any) -> in
         if node.op == "encode":
             begins[node.name] += _first_event(held(snn, neuron_path(node)), found[node.name][1])
     latest = max((begins[name] for name in refs(snn.graph.output)), default=0.0)
-    return min(math.ceil(min(latest, T)), longest)
+    first = min(math.ceil(min(latest, T)), longest)
+    wave: Any = schedule
+    return max([clock.t for clock in wave.clocks(snn.code, T) if clock.t <= first], default=0)
 
 
 def _first_event(module: Any, a: torch.Tensor) -> float:
