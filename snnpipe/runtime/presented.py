@@ -17,8 +17,8 @@ from snnpipe.runtime.program import Program
 
 #: Bytes for the steps that are computed together, unless a network is told otherwise.
 BUDGET = 2**26
-#: Values of a layer that are there at the same time: a current, the events made of it, a skip beside them, an operator on
-#: them with its own memory, its result.
+#: Values of a layer that are there at the same time: a current, the events made of it, a skip beside them, what an
+#: operator makes of them and the memory it takes for that.
 _AT_ONCE = 6
 #: Before the first steps only what does not move is known; a layer further on may be so many times as large.
 UNSEEN = 4
