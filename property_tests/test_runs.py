@@ -1,5 +1,7 @@
 """A run computes many steps together, as many as its budget holds; the answer is that of the steps in turn."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from property_tests.strategies import codes
 from property_tests.test_waves import LOSING, NEURONS
 from snnpipe import (
     RATE,
+    InputError,
     constant,
     events,
     fixed,
@@ -115,6 +118,15 @@ def test_a_run_changes_neither_its_input_nor_the_network_and_says_the_same_twice
     assert torch.equal(x, before)
     assert all(torch.equal(value, held[key]) for key, value in snn.state_dict().items())
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_a_budget_is_kept_in_copies_and_must_be_a_number_of_bytes():
+    snn, x = network(integrate_and_fire(), RATE, 3)
+    snn.budget = 12345
+    assert copy.deepcopy(snn).budget == 12345
+    snn.budget = "64 MiB"
+    with pytest.raises(InputError, match="budget must be a whole number"):
+        snn(x, T=2)
 
 
 def test_memory_does_not_grow_with_the_number_of_steps():

@@ -21,7 +21,7 @@ from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.ops.sequence import stacked
-from snnpipe.options import MAPPING, RUN, instance, one_of, whole
+from snnpipe.options import MAPPING, RUN, WHOLE, instance, one_of, whole
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import (
     DELAY,
@@ -135,7 +135,8 @@ class SpikingNetwork(nn.Module):
         run = self._presented(inputs, named, T, encoding, wave, delay)
         ahead = wave.clocks(self.code, T)
         cells, early, frontier, now = dict[str, Any](), None, dict[str, Any](), run.given
-        size = steps_within(self.budget // UNSEEN, {"seen": (run.statics, run.given)})
+        budget = WHOLE.hold(self.budget, "budget", "SpikingNetwork", InputError)
+        size = steps_within(budget // UNSEEN, {"seen": (run.statics, run.given)})
         kept = 1.0  # share of the events up to ``delay`` in what is decoded
         while part := cut(ahead, size, delay):
             if len(part) == 1:
@@ -149,7 +150,7 @@ class SpikingNetwork(nn.Module):
                 early = _totals(frontier, cells, run.program)
             elif early is not None:
                 kept *= math.prod(clock.alpha for clock in part)
-            size = steps_within(self.budget, cells)
+            size = steps_within(budget, cells)
         if early is not None:
             frontier = _since(early, frontier, cells, run.program, kept)
         return as_given(self._call(run.program.read, run.statics, frontier, now), run.given)
@@ -307,7 +308,7 @@ class SpikingNetwork(nn.Module):
 
     def __reduce__(self) -> Any:
         params = {key: held(self, key) for key in sorted(self.graph.param_keys())}
-        return _rebuilt, (self.graph, params, self.code, self.history, self.training)
+        return _rebuilt, (self.graph, params, self.code, self.history, self.training, self.budget)
 
 
 #: For arguments that are converted networks.
@@ -317,8 +318,12 @@ NETWORK = instance(
 )  # fmt: skip
 
 
-def _rebuilt(graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool) -> Any:
-    return SpikingNetwork(graph, params, code, history).train(training)
+def _rebuilt(
+    graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool, budget: int
+) -> Any:
+    made = SpikingNetwork(graph, params, code, history).train(training)
+    made.budget = budget
+    return made
 
 
 def _totals(frontier: Mapping[str, Any], cells: Mapping[str, Any], program: Program) -> dict[str, Any]:
