@@ -21,7 +21,7 @@ from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.ops.sequence import stacked
-from snnpipe.options import MAPPING, RUN, WHOLE, instance, one_of, whole
+from snnpipe.options import MAPPING, RUN, instance, one_of, whole
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import (
     DELAY,
@@ -36,7 +36,7 @@ from snnpipe.runtime.inputs import (
     steps,
 )
 from snnpipe.runtime.layout import as_given
-from snnpipe.runtime.presented import BUDGET, UNSEEN, Presented, cut, steps_within
+from snnpipe.runtime.presented import BUDGET, BYTES, UNSEEN, Presented, cut, steps_within
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.progress import NOTHING, State, check_goes_on, check_is_state, shapes_of
 from snnpipe.runtime.window import of_step
@@ -135,7 +135,7 @@ class SpikingNetwork(nn.Module):
         run = self._presented(inputs, named, T, encoding, wave, delay)
         ahead = wave.clocks(self.code, T)
         cells, early, frontier, now = dict[str, Any](), None, dict[str, Any](), run.given
-        budget = WHOLE.hold(self.budget, "budget", "SpikingNetwork", InputError)
+        budget = BYTES.hold(self.budget, "budget", "SpikingNetwork", InputError)
         size = steps_within(budget // UNSEEN, {"seen": (run.statics, run.given)})
         kept = 1.0  # share of the events up to ``delay`` in what is decoded
         while part := cut(ahead, size, delay):

@@ -12,11 +12,14 @@ from snnpipe.codes import Clock
 from snnpipe.containers import tensors
 from snnpipe.graph import Graph
 from snnpipe.ops.sequence import at, stacked
+from snnpipe.options import whole
 from snnpipe.runtime.inputs import check_shapes, encoded
 from snnpipe.runtime.program import Program
 
 #: Bytes for the steps that are computed together, unless a network is told otherwise.
 BUDGET = 2**26
+#: What a budget must be.
+BYTES = whole(most=2**62, wanted="must be a whole number of bytes, at least 1")
 #: Values of a layer that are there at the same time: a current, the events made of it, a skip beside them, what an
 #: operator makes of them and the memory it takes for that.
 _AT_ONCE = 6
