@@ -27,7 +27,7 @@ from snnpipe import (
     wave,
 )  # fmt: skip
 from snnpipe.kernels.neuron import integrate_and_fire
-from snnpipe.runtime.presented import BUDGET
+from snnpipe.runtime.presented import _AT_ONCE, BUDGET
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -133,7 +133,7 @@ def test_memory_does_not_grow_with_the_number_of_steps():
     """The largest tensor of a run holds a window, not all its steps."""
     snn, x = network(integrate_and_fire(), RATE, 3)
     step = 3 * 4 * 4 * 4 * 8
-    snn.budget = 8 * 4 * step
+    snn.budget = 8 * _AT_ONCE * step
     largest = []
     for T in (16, 256):
         sizes = []
