@@ -96,6 +96,8 @@ def _cause(error: BaseException) -> str:
     said = str(error).splitlines()[0] if str(error) else type(error).__name__
     if any(frame.filename in _TRANSFORMS for frame in traceback.extract_tb(error.__traceback__)):
         return TRANSFORM
+    if said.startswith("Expected FakeTensor, got"):
+        return f"{TRANSFORM}, or a tensor is made where torch.export does not see it ({said})"
     if type(error).__name__ == "DataDependentOutputException":
         return f"{said} gives a Python value that depends on the input"
     if said.startswith("descriptor ") and "'Symbol'" in said:

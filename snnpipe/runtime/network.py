@@ -36,7 +36,7 @@ from snnpipe.runtime.inputs import (
     steps,
 )
 from snnpipe.runtime.layout import as_given
-from snnpipe.runtime.presented import BUDGET, BYTES, UNSEEN, Presented, cut, steps_within
+from snnpipe.runtime.presented import BYTES, UNSEEN, Presented, budget_for, cut, steps_within
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.progress import NOTHING, State, check_goes_on, check_is_state, shapes_of
 from snnpipe.runtime.window import of_step
@@ -60,7 +60,7 @@ class SpikingNetwork(nn.Module):
         graph_module: one time step as a ``torch.fx.GraphModule``, for reading: ``print_readable()``.
         code: the neural code.
         history: what the stages did.
-        budget: bytes that the steps which are computed together may take; more steps at a time are faster.
+        budget: bytes that steps computed together may take; ``None`` for 64 MiB on a CPU, 2 GiB elsewhere.
 
     Its tensors and submodules are the ANN's, under the ANN's own names; where one of them is called like an attribute
     of the network (``code``), the attribute is the network's, and ``named_modules`` and ``state_dict`` have the ANN's.
@@ -73,7 +73,7 @@ class SpikingNetwork(nn.Module):
         if missing:
             raise InputError(f"SpikingNetwork: params has no {', '.join(missing)}; to_snn(state) makes the network")
         self.graph, self.code, self.history = graph, code, history
-        self.budget = BUDGET
+        self.budget: int | None = None
         self._every = frozenset(node["name"] for node in graph.inputs) - static(graph)
         tree = module_tree(graph, params)
         for own in ("_parameters", "_buffers", "_modules"):  # not by setattr: the ANN's names are its own business
@@ -135,7 +135,8 @@ class SpikingNetwork(nn.Module):
         run = self._presented(inputs, named, T, encoding, wave, delay)
         ahead = wave.clocks(self.code, T)
         cells, early, frontier, now = dict[str, Any](), None, dict[str, Any](), run.given
-        budget = BYTES.hold(self.budget, "budget", "SpikingNetwork", InputError)
+        chosen = BYTES.hold(self.budget, "budget", "SpikingNetwork", InputError)
+        budget = budget_for(chosen, dict(run.given))
         size = steps_within(budget // UNSEEN, {"seen": (run.statics, run.given)})
         kept = 1.0  # share of the events up to ``delay`` in what is decoded
         while part := cut(ahead, size, delay):
@@ -319,7 +320,7 @@ NETWORK = instance(
 
 
 def _rebuilt(
-    graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool, budget: int
+    graph: Graph, params: dict[str, Tensor], code: Code, history: tuple[Event, ...], training: bool, budget: int | None
 ) -> Any:
     made = SpikingNetwork(graph, params, code, history).train(training)
     made.budget = budget

@@ -12,14 +12,15 @@ from snnpipe.codes import Clock
 from snnpipe.containers import tensors
 from snnpipe.graph import Graph
 from snnpipe.ops.sequence import at, stacked
-from snnpipe.options import whole
+from snnpipe.options import optional, whole
 from snnpipe.runtime.inputs import check_shapes, encoded
 from snnpipe.runtime.program import Program
 
-#: Bytes for the steps that are computed together, unless a network is told otherwise.
-BUDGET = 2**26
+#: Bytes for the steps that are computed together, unless a network is told otherwise: on a CPU what its caches bear, on
+#: an accelerator what keeps it busy.
+BUDGET, ELSEWHERE = 2**26, 2**31
 #: What a budget must be.
-BYTES = whole(most=2**62, wanted="must be a whole number of bytes, at least 1")
+BYTES = optional(whole(most=2**62, wanted="must be a whole number of bytes, at least 1"))
 #: Values of a layer that are there at the same time: a current, the events made of it, a skip beside them, what an
 #: operator makes of them and the memory it takes for that.
 _AT_ONCE = 6
@@ -74,6 +75,13 @@ def cut(ahead: Iterator[Clock], most: int, end: int) -> list[Clock]:
         if len(found) == most or clock.t == end:
             break
     return found
+
+
+def budget_for(budget: int | None, values: Any) -> int:
+    """The budget, or that of the device where the values lie."""
+    if budget is not None:
+        return budget
+    return BUDGET if all(x.device.type == "cpu" for x in tensors(values)) else ELSEWHERE
 
 
 def steps_within(budget: int, cells: Mapping[str, Any]) -> int:
