@@ -56,6 +56,7 @@ def network(neuron, code, seed):
 
 
 def close(found, want, code, T):
+    """Equal but for the rounding of a few thousand operations; a single event more is a hundred million times that."""
     size = sum(abs(w) for w in code.worth(T)) + 1
     for a, b in zip(found, want, strict=True):
         assert a.shape == b.shape

@@ -2,24 +2,15 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
 from snnpipe import RATE, TD, SnnpipeError, pipe, td_rewrite, to_snn, trace
+from tests.test_writes import Written
 
 pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 ANN = {"symbolic": trace, "export": trace(example=X)}
-
-
-class Written(nn.Module):
-    def __init__(self, formula):
-        super().__init__()
-        self.formula = formula
-
-    def forward(self, x):
-        return self.formula(x)
 
 
 def data_of_a_symbol(x):
