@@ -199,7 +199,9 @@ call("evolve", method(lambda: things().measured, "evolve"), graph=lambda: things
 call("evolve with events", lambda event: things().measured.evolve(event), event=snnpipe.Event("a", "b", "c"))
 call("edit", method(lambda: things().traced, "edit"), fn=edited)
 call("snn", lambda x, **options: things().snn(x, **options), x=lambda: things().x, T=2, encoding=snnpipe.constant(),
-     readout="last", schedule="step", delay=0)  # fmt: skip
+     readout="last", schedule="step", delay=0, until=None)  # fmt: skip
+call("confident", lambda **options: things().snn(things().x, T=3, until=snnpipe.confident(**options)), probability=0.5,
+     steady=1)  # fmt: skip
 call("iterate", lambda x, **options: list(things().snn.iterate(x, **options)), x=lambda: things().x, T=2,
      encoding=snnpipe.constant(), delay=0)  # fmt: skip
 call("init", method(lambda: things().snn, "init"), input=lambda: things().x)
@@ -304,7 +306,7 @@ JUNK: list[Any] = [
 
 
 #: Arguments that are functions; one that can be called so is called, and may then raise what it likes.
-FUNCTIONS = {"stage", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode"}
+FUNCTIONS = {"stage", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode", "until"}
 #: Arguments that are data or files; what these hold is checked where it is read.
 CONTENTS = {"x", "input", "batches", "path"}
 ROWS_OF_CONTENTS = {"save_statistics", "merge_statistics", "sweep"}

@@ -42,6 +42,7 @@ from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.runtime.until import Stopped, confident
 from snnpipe.stage import pipe
 from snnpipe.stages.balance import balance
 from snnpipe.stages.calibrate import calibrate
@@ -64,13 +65,13 @@ __all__ = [
     "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
     "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
     "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
-    "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
+    "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
     "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst", "calibrate", "cascade", "check",
-    "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",
-    "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe",
-    "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics",
-    "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
-    "threshold_iteration", "to_module", "to_snn", "trace", "wave",
+    "confident", "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest",
+    "ema", "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group",
+    "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics",
+    "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n",
+    "percentile", "pipe", "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
+    "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep",
+    "td_rewrite", "threshold_iteration", "to_module", "to_snn", "trace", "wave",
 ]  # fmt: skip

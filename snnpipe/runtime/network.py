@@ -9,15 +9,12 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from snnpipe.checks import takes
-from snnpipe.codes import CODE, Clock, Code
+from snnpipe.codes import CODE, Code
 from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph
-from snnpipe.kernels import temporal
-from snnpipe.kernels.precision import narrowed
-from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.ops.sequence import stacked
@@ -36,9 +33,11 @@ from snnpipe.runtime.inputs import (
     steps,
 )
 from snnpipe.runtime.layout import as_given
-from snnpipe.runtime.presented import BYTES, UNSEEN, Presented, budget_for, cut, steps_within
+from snnpipe.runtime.presented import BYTES, Presented, cut
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.progress import NOTHING, State, check_goes_on, check_is_state, shapes_of
+from snnpipe.runtime.readout import as_events, since, totals
+from snnpipe.runtime.until import UNTIL, Stopped, Until, check_alone, stopped
 from snnpipe.runtime.window import of_step
 from snnpipe.state import Event
 from snnpipe.waves import SCHEDULE, STEP, Wave
@@ -90,7 +89,15 @@ class SpikingNetwork(nn.Module):
         """The module that holds the tensors: the network itself."""
         return self
 
-    @takes(InputError, T=RUN, encoding=ENCODING, readout=one_of("last", "every"), schedule=SCHEDULE, delay=DELAY)
+    @takes(
+        InputError,
+        T=RUN,
+        encoding=ENCODING,
+        readout=one_of("last", "every"),
+        schedule=SCHEDULE,
+        delay=DELAY,
+        until=UNTIL,
+    )
     def forward(
         self,
         /,
@@ -100,6 +107,7 @@ class SpikingNetwork(nn.Module):
         readout: str = "last",
         schedule: Wave | str = STEP,
         delay: int = 0,
+        until: Until | None = None,
         **named: Any,
     ) -> Any:
         """Run T steps and decode.
@@ -119,11 +127,20 @@ class SpikingNetwork(nn.Module):
             delay: the readout leaves out the events of so many first steps, in which deep layers have not spoken yet
                 (Bu et al. 2025, "Inference-scale complexity in ANN-SNN conversion", CVPR); under codes that average;
                 of a wave whole chunks.  ``readout_delay`` estimates it.
+            until: each sample stops as soon as this holds of its readout, after T steps at the latest, and the others
+                go on without it: ``confident(0.9)``, or a rule of your own, ``(memory, output) -> (memory, done)``,
+                done (B,) booleans, memory ``None`` at first and then what you gave, a row for each sample.
 
         Returns:
-            The ANN's output structure; each tensor has the ANN's shape, or ``(T, ...)`` for ``"every"``.
+            The ANN's output structure; each tensor has the ANN's shape, or ``(T, ...)`` for ``"every"``.  With
+            ``until`` that of when each sample stopped, and the steps it took: ``Stopped(output, steps)``.
         """
         wave: Any = schedule
+        if until is not None:
+            check_alone(readout, delay)
+            run, ahead = self._presented(inputs, named, T, encoding, wave, 0), [*wave.clocks(self.code, T)]
+            output, steps = stopped(run, self._call, self._params(), ahead, until)
+            return Stopped(as_given(output, run.given), steps)
         if readout == "every":
             return stacked(list(self._decoded(inputs, named, T, encoding, wave, delay)))
         return self._at_last(inputs, named, T, encoding, wave, delay)
@@ -135,11 +152,8 @@ class SpikingNetwork(nn.Module):
         run = self._presented(inputs, named, T, encoding, wave, delay)
         ahead = wave.clocks(self.code, T)
         cells, early, frontier, now = dict[str, Any](), None, dict[str, Any](), run.given
-        chosen = BYTES.hold(self.budget, "budget", "SpikingNetwork", InputError)
-        budget = budget_for(chosen, dict(run.given))
-        size = steps_within(budget // UNSEEN, {"seen": (run.statics, run.given)})
         kept = 1.0  # share of the events up to ``delay`` in what is decoded
-        while part := cut(ahead, size, delay):
+        while part := cut(ahead, run.size(cells), delay):
             if len(part) == 1:
                 now = run.step(part[0])
                 cells, frontier = self._call(run.program.step, part[0], cells, run.statics, now)
@@ -148,12 +162,11 @@ class SpikingNetwork(nn.Module):
                 cells, frontier = self._call(run.program.steps, part, cells, run.statics, now)
                 now = run.last(now)
             if part[-1].t == delay:
-                early = _totals(frontier, cells, run.program)
+                early = totals(frontier, cells, run.program)
             elif early is not None:
                 kept *= math.prod(clock.alpha for clock in part)
-            size = steps_within(budget, cells)
         if early is not None:
-            frontier = _since(early, frontier, cells, run.program, kept)
+            frontier = since(early, frontier, cells, run.program, kept)
         return as_given(self._call(run.program.read, run.statics, frontier, now), run.given)
 
     @takes(InputError, T=whole(most=2**62, wanted=RUN.wanted), encoding=ENCODING, schedule=SCHEDULE, delay=DELAY)
@@ -186,10 +199,10 @@ class SpikingNetwork(nn.Module):
             now = run.step(clock)
             cells, frontier = self._call(run.program.step, clock, cells, run.statics, now)
             if clock.t == delay:
-                early = _totals(frontier, cells, run.program)
+                early = totals(frontier, cells, run.program)
             elif early is not None:
                 kept *= clock.alpha
-                frontier = _since(early, frontier, cells, run.program, kept)
+                frontier = since(early, frontier, cells, run.program, kept)
             yield as_given(self._call(run.program.read, run.statics, frontier, now), run.given)
 
     def _presented(
@@ -202,7 +215,8 @@ class SpikingNetwork(nn.Module):
             check_shapes(given, self.graph)
         moving = sequences(given, self.graph) if encoding.encode else frozenset()
         program, statics = self._prepared(given, moving)
-        return Presented(program, statics, given, moving, encoding.encode, self.graph)
+        budget = BYTES.hold(self.budget, "budget", "SpikingNetwork", InputError)
+        return Presented(program, statics, given, moving, encoding.encode, self.graph, budget)
 
     def init(self, /, *inputs: Any, **named: Any) -> State:
         """The state before the first step, for inputs like these.
@@ -224,7 +238,7 @@ class SpikingNetwork(nn.Module):
         clock, run = self.code.clock(state.t + 1), self._program(sequences(given, self.graph))
         cells, frontier = self._call(run.step, clock, state.cells, state.statics, given)
         decoded = self._call(run.read, state.statics, frontier, given)
-        events, sent = _as_events(state.sent, decoded, clock)
+        events, sent = as_events(state.sent, decoded, clock)
         return state.after(1, cells, decoded, sent), as_given(events, given)
 
     def _continued(self, state: State, given: Mapping[str, Any]) -> State:
@@ -274,7 +288,7 @@ class SpikingNetwork(nn.Module):
             cells, outputs = self._call(run.window, clocks, cells, begun.statics, now)
             for t, clock in enumerate(clocks):
                 decoded = of_step(outputs, t)
-                made, sent = _as_events(sent, decoded, clock)
+                made, sent = as_events(sent, decoded, clock)
                 events.append(made)
         y_seq = as_given(stacked(events), given)
         return y_seq if state is None else (begun.after(length, cells, decoded, sent), y_seq)
@@ -293,6 +307,10 @@ class SpikingNetwork(nn.Module):
         with explained(given[-1], self):
             return function(self, *given)
 
+    def _params(self) -> dict[str, Tensor]:
+        """The tensors by key."""
+        return {key: held(self, key) for key in sorted(self.graph.param_keys())}
+
     def neurons(self) -> dict[str, SpikingNeuron]:
         """The neurons by name: the path of the module they stand in, ``__``, and what they are."""
         found = self.named_modules()
@@ -308,8 +326,7 @@ class SpikingNetwork(nn.Module):
         return "\n".join(lines)
 
     def __reduce__(self) -> Any:
-        params = {key: held(self, key) for key in sorted(self.graph.param_keys())}
-        return _rebuilt, (self.graph, params, self.code, self.history, self.training, self.budget)
+        return _rebuilt, (self.graph, self._params(), self.code, self.history, self.training, self.budget)
 
 
 #: For arguments that are converted networks.
@@ -325,25 +342,3 @@ def _rebuilt(
     made = SpikingNetwork(graph, params, code, history).train(training)
     made.budget = budget
     return made
-
-
-def _totals(frontier: Mapping[str, Any], cells: Mapping[str, Any], program: Program) -> dict[str, Any]:
-    """What is decoded so far of what is read, as precise as the accumulators have it."""
-    return {name: cells[name] for name in frontier if name in program.totals}
-
-
-def _since(early: Any, frontier: Mapping[str, Any], cells: Mapping[str, Any], program: Program, kept: float) -> Any:
-    """The frontier, of what is decoded what came after ``early``; ``kept`` is the share of that in all."""
-    late = temporal.since(early, _totals(frontier, cells, program), kept)
-    return dict(frontier) | {name: zip_leaves(narrowed, late[name], frontier[name]) for name in late}
-
-
-def _as_events(sent: Any, decoded: Any, clock: Clock) -> tuple[Any, Any]:
-    """Events of a decoded output, and what they decode to; what is no float (class indices) is passed on as it is."""
-
-    def one(now: Any, then: Any = None) -> Any:
-        coded = isinstance(now, Tensor) and (now.is_floating_point() or now.is_complex()) and now.dtype.itemsize > 1
-        return temporal.difference(then, now, clock) if coded else now
-
-    events = zip_leaves(one, decoded) if sent is None else zip_leaves(one, decoded, sent)
-    return events, temporal.after(sent, decoded, events, clock)

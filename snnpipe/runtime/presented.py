@@ -38,6 +38,7 @@ class Presented:
         moving: those that are events, made by ``encode``.
         encode: ``encode(x, clock) -> x_t``; ``None`` for constant inputs.
         graph: that of the network.
+        budget: bytes for the steps that are computed together; ``None`` for what suits the device.
     """
 
     program: Program
@@ -46,6 +47,14 @@ class Presented:
     moving: frozenset[str]
     encode: Callable[[Tensor, Clock], Tensor] | None
     graph: Graph
+    budget: int | None
+
+    def size(self, cells: Mapping[str, Any]) -> int:
+        """How many steps are computed together, as the cells after the steps before tell."""
+        budget = budget_for(self.budget, dict(self.given))
+        if cells:
+            return steps_within(budget, cells)
+        return steps_within(budget // UNSEEN, {"seen": (self.statics, self.given)})
 
     def step(self, clock: Clock) -> Mapping[str, Any]:
         """The inputs at one step, or chunk."""
@@ -61,6 +70,14 @@ class Presented:
             return self.given
         each = [self.step(clock) for clock in clocks]
         return dict(self.given) | {name: stacked([now[name] for now in each]) for name in self.moving}
+
+    def axis(self, name: str, clocks: Sequence[Clock]) -> int:
+        """Which axis of an input, as it is given at these steps, counts the samples."""
+        return int(len(clocks) > 1 and self.encode is not None and name in self.moving)
+
+    def at(self, clocks: Sequence[Clock]) -> Mapping[str, Any]:
+        """The inputs at some steps, with a time axis, or at one."""
+        return self.window(clocks) if len(clocks) > 1 else self.step(clocks[0])
 
     def last(self, window: Mapping[str, Any]) -> Mapping[str, Any]:
         """The inputs at the last of several steps."""

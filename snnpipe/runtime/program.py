@@ -33,6 +33,7 @@ class Program:
             it gives what it is after the last of them.
         totals: the names of the accumulators at the frontier: what is decoded so far lies in their cells.
         step_graph: the fx graph of ``step``.
+        lifted: the graph that all five were made of.
     """
 
     once: Callable[..., Any]
@@ -42,6 +43,7 @@ class Program:
     steps: Callable[..., Any]
     totals: frozenset[str]
     step_graph: fx.Graph
+    lifted: Graph
 
 
 @lru_cache(maxsize=64)
@@ -90,4 +92,4 @@ def program(lifted: Graph, code: Code, sequences: frozenset[str]) -> Program:
         compiled(section.target) for section in (first, second, third, fourth, fifth)
     )
     totals = frozenset(node.name for node in step if node.op == "accumulate" and node.name in frontier)
-    return Program(once_fn, step_fn, read_fn, window_fn, steps_fn, totals, second.target)
+    return Program(once_fn, step_fn, read_fn, window_fn, steps_fn, totals, second.target, lifted)
