@@ -245,6 +245,7 @@ call("one_of_n", neuron(snnpipe.one_of_n), n=3, v_init=0.5)
 call("cascade", neuron(snnpipe.cascade), n=3, two_sided=True, v_init=0.5)
 call("st_bif", neuron(snnpipe.st_bif, TD), levels=3, low=-2, parts=3, v_init=0.5)
 call("graded", neuron(snnpipe.graded), levels=3, parts=2, v_init=0.5)
+call("compiled", constructed(snnpipe.compiled), neuron=integrate_and_fire())
 call("repaired", neuron(snnpipe.repaired, snnpipe.restarted(1)), neuron=integrate_and_fire(), how="carry", clip=3.0)
 call("matching_levels", snnpipe.matching_levels, site=lambda: next(iter(things().measured.sites.values())),
      neuron=integrate_and_fire())  # fmt: skip

@@ -14,6 +14,7 @@ from snnpipe.analysis.sweep import Sweep, sweep
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, low_pass, restarted
 from snnpipe.errors import (
     CalibrationError,
+    CompileWarning,
     GraphError,
     InputError,
     SiteWarning,
@@ -26,6 +27,7 @@ from snnpipe.errors import (
 )
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
+from snnpipe.kernels.fused import compiled
 from snnpipe.kernels.gaussian import threshold_iteration
 from snnpipe.kernels.moving import ema
 from snnpipe.kernels.multilevel import burst, cascade, graded, group, one_of_n, st_bif
@@ -63,15 +65,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
-    "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
-    "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
-    "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
-    "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst", "calibrate", "cascade", "check",
-    "confident", "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest",
-    "ema", "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group",
-    "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics",
-    "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n",
-    "percentile", "pipe", "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
-    "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep",
-    "td_rewrite", "threshold_iteration", "to_module", "to_snn", "trace", "wave",
+    "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Declined",
+    "Encoding", "Event", "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning",
+    "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Threshold",
+    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance",
+    "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias", "correct_potential",
+    "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events", "every_fake_quantize_site", "fixed",
+    "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire",
+    "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics",
+    "mmse", "one_of_n", "percentile", "pipe", "poisson", "readout_delay", "recipes", "repaired", "replace", "report",
+    "restarted", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
+    "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_module", "to_snn", "trace", "wave",
 ]  # fmt: skip

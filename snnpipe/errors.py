@@ -48,6 +48,10 @@ class ThresholdWarning(UserWarning):
     """A threshold had to be replaced by the documented fallback, or rests on too little data."""
 
 
+class CompileWarning(UserWarning):
+    """What was to be compiled runs as it is."""
+
+
 class SiteWarning(UserWarning):
     """A network that is not linear has no site for a neuron, so nothing in it is going to spike."""
 

@@ -7,7 +7,8 @@ gradients: for the step schedule on T x B inputs, for ``wave(K)`` on T / K x B, 
 torchvision installed the networks are its resnet18, vgg11_bn and mobilenet_v2 at 64 pixels, B = 4; the ResNet-20 at 32
 pixels, B = 32, is always measured.  Weights are random, which costs the same.
 
-``--memory`` gives instead what a run adds to the peak memory of a process of its own, in MiB
+``--compiled`` gives instead what neurons compiled by torch (``compiled(integrate_and_fire())``) bring, for the step
+schedule.  ``--memory`` gives instead what a run adds to the peak memory of a process of its own, in MiB
 (on Linux).
 """
 
@@ -24,12 +25,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from snnpipe import calibrate, fuse, pipe, to_module, to_snn, trace, wave
+from snnpipe import calibrate, compiled, fuse, integrate_and_fire, pipe, replace, to_module, to_snn, trace, wave
 from snnpipe.runtime.presented import BUDGET
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cost import seconds, torchvision_models
 from resnet20_cifar10 import ResNet20
+
+IF = integrate_and_fire()
 
 
 def networks() -> list[tuple[str, nn.Module, torch.Tensor]]:
@@ -78,6 +81,17 @@ def memory() -> None:
         print(f"{name:18}" + "".join(f"{cell:>8.0f}" for cell in cells), flush=True)
 
 
+def compare_compiled(args: argparse.Namespace) -> None:
+    print(f"T = {args.T}, {torch.get_num_threads()} threads; a run with compiled neurons / one without")
+    with torch.no_grad():
+        for name, model, x in networks():
+            if args.only in name:
+                state = pipe(model, trace, fuse, calibrate([x]))
+                plain, fast = (pipe(state, replace(neuron=n), to_snn) for n in (IF, compiled(IF)))
+                found, _ = ratio(lambda: plain(x, T=args.T), lambda: fast(x, T=args.T), args.repeats)  # noqa: B023
+                print(f"{name:18}{found:>8.2f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--T", type=int, default=32)
@@ -85,6 +99,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--only", default="", help="networks whose name holds this")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     if args.memory:
@@ -93,6 +108,9 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     T = args.T
+    if args.compiled:
+        compare_compiled(args)
+        return
     print(f"T = {T}, {torch.get_num_threads()} threads; a run of the network / one of the ANN on as many inputs")
     print(f"{'network':18}{'ANN on B, ms':>13}{'step':>8}{'wave(2)':>9}{'wave(4)':>9}{'layer':>8}")
     with torch.no_grad():

@@ -119,11 +119,8 @@ def encode_scan(
     ``None`` where the events depend on more than the potential, where a gradient is wanted, or where potentials would
     have to be scaled from step to step.
     """
-    z, single = zs[0], [part for clock in clocks for part in clock.parts or (clock,)]
-    wanted = torch.is_grad_enabled() and (theta.requires_grad or any(now.requires_grad for now in zs))
-    plain = codebook.quantise in (whole, reaches) and not codebook.remembers(signed, cap is not None)
-    odd = is_narrow(z) or z.dtype != theta.dtype or any(part.gain != 1.0 for part in single)
-    if not plain or wanted or odd or v_reset is not None:
+    z = zs[0]
+    if v_reset is not None or not in_place(zs, theta, clocks, codebook=codebook, signed=signed, cap=cap):
         return None
     smallest = codebook.smallest(theta)
     v = torch.empty_like(z).copy_(state)
@@ -140,6 +137,18 @@ def encode_scan(
         if r != 1.0:
             s.div_(r)
     return v, events
+
+
+def in_place(
+    zs: Sequence[Tensor], theta: Tensor, clocks: Sequence[Clock], *, codebook: Codebook, signed: bool = False,
+    cap: Bound | None = None,
+) -> bool:  # fmt: skip
+    """Whether events depend on the potential alone, no gradient is wanted and no potential is scaled between steps."""
+    z, single = zs[0], [part for clock in clocks for part in clock.parts or (clock,)]
+    wanted = torch.is_grad_enabled() and (theta.requires_grad or any(now.requires_grad for now in zs))
+    plain = codebook.quantise in (whole, reaches) and not codebook.remembers(signed, cap is not None)
+    odd = is_narrow(z) or z.dtype != theta.dtype or any(part.gain != 1.0 for part in single)
+    return plain and not wanted and not odd
 
 
 def wire_spikes(events: Tensor, theta: Tensor, *, codebook: Codebook, **_: Any) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from snnpipe.checks import takes
@@ -89,15 +90,11 @@ class SpikingNetwork(nn.Module):
         """The module that holds the tensors: the network itself."""
         return self
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch.compile(snn) is snn
     @takes(
-        InputError,
-        T=RUN,
-        encoding=ENCODING,
-        readout=one_of("last", "every"),
-        schedule=SCHEDULE,
-        delay=DELAY,
+        InputError, T=RUN, encoding=ENCODING, readout=one_of("last", "every"), schedule=SCHEDULE, delay=DELAY,
         until=UNTIL,
-    )
+    )  # fmt: skip
     def forward(
         self,
         /,
