@@ -25,6 +25,7 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.programs import ExportedSteps, to_exported, to_exported_step, to_onnx
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.fused import compiled
@@ -66,14 +67,15 @@ __version__ = "0.1.0"
 __all__ = [
     "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
     "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Declined",
-    "Encoding", "Event", "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning",
-    "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Threshold",
-    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance",
-    "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias", "correct_potential",
-    "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events", "every_fake_quantize_site", "fixed",
-    "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire",
-    "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics",
-    "mmse", "one_of_n", "percentile", "pipe", "poisson", "readout_delay", "recipes", "repaired", "replace", "report",
-    "restarted", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
-    "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_module", "to_snn", "trace", "wave",
+    "Encoding", "Event", "ExportedSteps", "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site",
+    "SiteWarning", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep",
+    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "account",
+    "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
+    "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
+    "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire",
+    "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing", "low_pass",
+    "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
+    "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics", "scaled",
+    "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
+    "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_onnx", "to_snn", "trace", "wave",
 ]  # fmt: skip

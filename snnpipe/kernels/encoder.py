@@ -143,12 +143,13 @@ def in_place(
     zs: Sequence[Tensor], theta: Tensor, clocks: Sequence[Clock], *, codebook: Codebook, signed: bool = False,
     cap: Bound | None = None,
 ) -> bool:  # fmt: skip
-    """Whether events depend on the potential alone, no gradient is wanted and no potential is scaled between steps."""
+    """Whether events depend on the potential alone and no potential is scaled between steps; what a gradient or a
+    compiler follows is never written in place."""
     z, single = zs[0], [part for clock in clocks for part in clock.parts or (clock,)]
     wanted = torch.is_grad_enabled() and (theta.requires_grad or any(now.requires_grad for now in zs))
     plain = codebook.quantise in (whole, reaches) and not codebook.remembers(signed, cap is not None)
     odd = is_narrow(z) or z.dtype != theta.dtype or any(part.gain != 1.0 for part in single)
-    return plain and not wanted and not odd
+    return plain and not wanted and not odd and not torch.compiler.is_compiling()
 
 
 def wire_spikes(events: Tensor, theta: Tensor, *, codebook: Codebook, **_: Any) -> Tensor:

@@ -1,0 +1,233 @@
+"""A converted network as a program of torch's operators alone: by ``torch.export``, and from there to ONNX.
+
+Such a program runs where snnpipe is not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection
+
+from snnpipe.checks import takes
+from snnpipe.codes import Clock
+from snnpipe.containers import tensors
+from snnpipe.errors import InputError, UnsupportedError
+from snnpipe.frontend.quiet import silenced
+from snnpipe.kernels.precision import wide
+from snnpipe.options import PATH, STEPS, instance
+from snnpipe.runtime.inputs import bind, check_numbers, check_shapes, sequences
+from snnpipe.runtime.network import CHUNK, NETWORK, SpikingNetwork
+from snnpipe.runtime.program import Program
+from snnpipe.runtime.readout import as_events
+from snnpipe.waves import SCHEDULE, STEP, Wave
+
+
+class ExportedSteps(NamedTuple):
+    """One time step as two programs, for nothing is remembered before the first.
+
+    Attributes:
+        first: ``first(x_1) -> (y_1, state)``, the inputs as the ANN takes them.
+        then: ``then(x_t, alpha, a, state) -> (y_t, state)``; ``alpha`` and ``a`` are the code at step t, numbers in
+            tensors without axes: ``snn.code.clock(t)``, under RATE ``(t - 1) / t`` and ``1 / t``.
+    """
+
+    first: ExportedProgram
+    then: ExportedProgram
+
+
+@takes(InputError, snn=NETWORK, T=STEPS, schedule=SCHEDULE)
+def to_exported(snn: SpikingNetwork, example: Any, *, T: int, schedule: Wave | str = STEP) -> ExportedProgram:
+    """A run of T steps as a program: ``program.module()(x)`` is ``snn(x, T=T)``.
+
+    ``torch.export.save(program, "run.pt2")`` keeps it, and ``torch.export.load`` runs it in a process that has torch
+    and not snnpipe.
+
+    Args:
+        snn: a converted network.
+        example: an input tensor, a tuple of positional inputs or a dict of inputs by name.  Of tensors that share the
+            size of their first axis this axis may be of any size later, where the network allows it.
+        T: number of steps.
+        schedule: as for ``snn(x, T=T, schedule=...)``.
+
+    Raises:
+        UnsupportedError: torch cannot export it, or the program does not give what the network gives.
+    """
+    wave: Any = schedule
+    args, named = _arguments(example)
+    clocks = [*wave.clocks(snn.code, T)]
+    _bound(snn, args, named)
+    return _exported(_Run(snn, clocks), args, named)
+
+
+@takes(InputError, snn=NETWORK)
+def to_exported_step(snn: SpikingNetwork, example: Any) -> ExportedSteps:
+    """One step on events as programs: what ``snn.step`` computes.
+
+    Args:
+        snn: a converted network.
+        example: events of one step, as for ``to_exported``.
+
+    Raises:
+        UnsupportedError: as for ``to_exported``; or the code's constants or potentials change from step to step
+            (``kappa`` or ``gain``), which a program for all steps cannot say: RATE and TD are right.
+    """
+    args, named = _arguments(example)
+    given = _bound(snn, args, named)
+    clocks = [snn.code.clock(t) for t in range(2, 18)]
+    if len({(clock.kappa, clock.gain) for clock in clocks}) > 1:
+        raise UnsupportedError(
+            f"to_exported_step: under {snn.code} constants or potentials are scaled otherwise at every step; export a "
+            "whole run, to_exported(snn, x, T=...), or convert to RATE or TD"
+        )
+    moving = sequences(given, snn.graph)
+    first = _Step(snn, moving, snn.code.clock(1))
+    with torch.no_grad():
+        _, state = first(*args, **named)
+    numbers = (_number(clocks[0].alpha, given), _number(clocks[0].a, given))
+    then = _Step(snn, moving, clocks[0], later=True)
+    return ExportedSteps(_exported(first, args, named), _exported(then, (*numbers, state, *args), named))
+
+
+@takes(InputError, program=instance(ExportedProgram, "must be an ExportedProgram", "write to_exported(snn, x, T=8)"),
+       path=PATH)  # fmt: skip
+def to_onnx(program: ExportedProgram, path: str | os.PathLike[str]) -> None:
+    """Write a program as an ONNX file; its batch axis stays open where the program's is.
+
+    Args:
+        program: what ``to_exported`` or ``to_exported_step`` gave.
+        path: where to.
+
+    Raises:
+        UnsupportedError: packages are missing, or ONNX has no word for an operator.
+    """
+    try:
+        importlib.import_module("onnxscript")
+    except ImportError:
+        raise UnsupportedError('to_onnx: needs onnx and onnxscript; pip install "snnpipe[onnx]"') from None
+    try:
+        with silenced(), torch.no_grad():
+            made = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert made is not None
+    except torch.onnx.OnnxExporterError as error:
+        raise UnsupportedError(f"to_onnx: {_reason(error)}") from error
+    target = Path(path)
+    made.save(str(target))
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (tuple(example) if type(example) in (tuple, list) else (example,)), {}
+
+
+def _bound(snn: SpikingNetwork, args: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    """The example by the names of the ANN's arguments, held to what a network takes."""
+    given = bind(snn.graph, args, named)
+    check_shapes(given, snn.graph)
+    check_numbers(given, snn.graph)
+    return given
+
+
+def _number(value: float, given: Mapping[str, Any]) -> Tensor:
+    """A number as precise as the accumulators."""
+    like = next(leaf for leaf in tensors(given) if leaf.is_floating_point())
+    return torch.tensor(value, dtype=wide(like).dtype, device=like.device)
+
+
+class _Program(nn.Module):
+    """What is exported: ``run`` on a network's inputs, under the names that the ANN's arguments have.
+
+    Args:
+        snn: the network.
+        moving: the inputs that are events.
+        before: the names of further arguments in front of these.
+    """
+
+    def __init__(self, snn: SpikingNetwork, moving: frozenset[str], before: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.snn = snn
+        self.program: Program = snn._program(moving)
+        arguments = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in before]
+        for node in snn.graph.inputs:
+            default = node.get("default", Parameter.empty)
+            arguments.append(Parameter(node["name"], Parameter.POSITIONAL_OR_KEYWORD, default=default))
+
+        def forward(*args: Any, **named: Any) -> Any:
+            return self.run(*args, **named)
+
+        forward.__signature__ = Signature(arguments)  # type: ignore[attr-defined]
+        self.forward = forward
+
+    def run(self, *args: Any, **named: Any) -> Any:
+        raise NotImplementedError
+
+    def begun(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+        given = bind(self.snn.graph, args, named)
+        return given, self.program.once(self.snn, given)
+
+
+class _Run(_Program):
+    """A run on a constant input, in windows."""
+
+    def __init__(self, snn: SpikingNetwork, clocks: list[Clock]) -> None:
+        super().__init__(snn, frozenset())
+        self.windows = [clocks[start : start + CHUNK] for start in range(0, len(clocks), CHUNK)]
+
+    def run(self, *args: Any, **named: Any) -> Any:
+        given, statics = self.begun(args, named)
+        cells: Any = {}
+        for clocks in self.windows:
+            cells, frontier = self.program.steps(self.snn, clocks, cells, statics, given)
+        return self.program.read(self.snn, statics, frontier, given)
+
+
+class _Step(_Program):
+    """One step, from nothing at ``clock``, or where ``later``, from a state at a clock that is given."""
+
+    def __init__(self, snn: SpikingNetwork, moving: frozenset[str], clock: Clock, later: bool = False) -> None:
+        super().__init__(snn, moving, ("alpha", "a", "state") if later else ())
+        self.clock, self.later = clock, later
+
+    def run(self, *args: Any, **named: Any) -> Any:
+        clock = self.clock
+        state: Mapping[str, Any] = {"cells": {}, "sent": None}
+        if self.later:
+            (alpha, a, state), args = args[:3], args[3:]
+            clock = clock._replace(alpha=alpha, a=a)
+        given, statics = self.begun(args, named)
+        cells, frontier = self.program.step(self.snn, clock, state["cells"], statics, given)
+        decoded = self.program.read(self.snn, statics, frontier, given)
+        events, sent = as_events(state["sent"], decoded, clock)
+        return events, {"cells": dict(cells), "sent": sent}
+
+
+def _exported(module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> ExportedProgram:
+    """The program of a module, held against it on the example."""
+    sizes = [leaf.shape[0] for leaf in tensors((args, dict(named))) if leaf.ndim]
+    shapes: Any = ShapesCollection()
+    for leaf in tensors((args, dict(named))):
+        if leaf.ndim and leaf.shape[0] == max(sizes, key=sizes.count):
+            shapes[leaf] = {0: Dim.AUTO}
+    try:
+        with silenced(), torch.no_grad():
+            program = torch.export.export(module, args, dict(named), dynamic_shapes=shapes, strict=False)
+            found, wanted = program.module()(*args, **named), module(*args, **named)
+    except Exception as error:
+        raise UnsupportedError(f"to_exported: torch cannot export this network: {_reason(error)}") from error
+    pairs = zip(tensors(found), tensors(wanted), strict=True)
+    if not all(torch.equal(a, b) for a, b in pairs):
+        raise UnsupportedError("to_exported: the program that torch made gives something else than the network")
+    return program
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what torch says."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
