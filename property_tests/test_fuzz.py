@@ -183,6 +183,7 @@ call("correct_weights", on_state(snnpipe.correct_weights, "spiking"), batches=la
      schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False)  # fmt: skip
 call("balance", on_state(snnpipe.balance, "spiking"), batches=lambda: [things().x], T=2, per="layer", code=RATE,
      max_batches=1)  # fmt: skip
+call("absorb", lambda state: snnpipe.absorb(state), state=lambda: things().spiking)
 for stage in (fuse, instrument, replace, snnpipe.td_rewrite, to_snn, snnpipe.to_module):
     call(f"{stage.__name__} of", lambda state, stage=stage: stage(state), state=lambda: things().measured)
 call("merge_statistics", lambda other, state: snnpipe.merge_statistics(other)(state), other=lambda: things().measured,
@@ -209,6 +210,7 @@ call("SpikingNetwork", constructed(SpikingNetwork), graph=lambda: things().snn.g
      params=lambda: things().snn.state_dict(), code=RATE)  # fmt: skip
 call("check", snnpipe.check, model=lambda: things().model, inputs=("input",), leaves=())
 call("report", snnpipe.report, subject=lambda: things().snn)
+call("wires", snnpipe.wires, subject=lambda: things().snn)
 call("spike_counts", lambda snn, x, **options: snnpipe.spike_counts(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant())  # fmt: skip
 call("spikes_per_neuron", snnpipe.spikes_per_neuron, counts=lambda: things().counts)

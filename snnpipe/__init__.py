@@ -11,6 +11,7 @@ from snnpipe.analysis.costs import Account
 from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.report import report
 from snnpipe.analysis.sweep import Sweep, sweep
+from snnpipe.analysis.wires import Wire, wires
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, low_pass, restarted
 from snnpipe.errors import (
     CalibrationError,
@@ -43,6 +44,7 @@ from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stage import pipe
+from snnpipe.stages.absorb import absorb
 from snnpipe.stages.balance import balance
 from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.correct import correct_bias, correct_potential, correct_threshold
@@ -65,12 +67,13 @@ __all__ = [
     "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
     "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
     "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
-    "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst", "calibrate", "cascade", "check",
-    "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",
-    "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe",
-    "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics",
-    "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
-    "threshold_iteration", "to_module", "to_snn", "trace", "wave",
+    "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb", "account", "balance", "burst",
+    "calibrate", "cascade", "check", "constant", "correct_bias", "correct_potential", "correct_threshold",
+    "correct_weights", "digest", "ema", "encoder", "events", "every_fake_quantize_site", "fixed", "fuse",
+    "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire",
+    "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics",
+    "mmse", "one_of_n", "percentile", "pipe", "poisson", "readout_delay", "recipes", "repaired", "replace",
+    "report", "restarted", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron",
+    "st_bif", "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_module", "to_snn", "trace", "wave",
+    "wires",
 ]  # fmt: skip

@@ -18,7 +18,7 @@ _KEEP_CHANNELS = MAX_POOLS | {
     "avg_pool3d", "clamp", "clone", "contiguous", "detach", "div", "identity", "interpolate", "mul", "neg", "relu",
     "sub", "to",
 }  # fmt: skip
-_QUANTISERS = ("fake_quantize", "qcfs")
+_ONE_BY_ONE = ("encode", "fake_quantize", "qcfs")
 
 
 def channels(graph: Graph, params: Mapping[str, Tensor]) -> dict[str, int]:
@@ -49,7 +49,7 @@ def _channels(node: Node, graph: Graph, params: Mapping[str, Tensor], found: Map
     if node.op == "batch_norm":  # which counts along axis 1; behind a layer the channels are the layer's
         layer = channel_axis(node["input"], graph) is not None
         return same if layer else next(iter(_shape(node.get("running_mean"), params)), None)
-    if node.op in _QUANTISERS and isinstance(node["input"], Ref):
+    if node.op in _ONE_BY_ONE and isinstance(node["input"], Ref):
         return found.get(node["input"].name)
     # a parameter may have more channels: (B, 1) + (D,)
     return same if node.op in _KEEP_CHANNELS and not param_keys(node.operands) else None
