@@ -183,6 +183,8 @@ call("correct_weights", on_state(snnpipe.correct_weights, "spiking"), batches=la
      schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False)  # fmt: skip
 call("balance", on_state(snnpipe.balance, "spiking"), batches=lambda: [things().x], T=2, per="layer", code=RATE,
      max_batches=1)  # fmt: skip
+call("quantise_weights", on_state(snnpipe.quantise_weights, "traced"), bits=8, per="channel")
+call("roundings", snnpipe.roundings, state=lambda: things().traced, bits=8, per="layer")
 call("absorb", lambda state: snnpipe.absorb(state), state=lambda: things().spiking)
 for stage in (fuse, instrument, replace, snnpipe.td_rewrite, to_snn, snnpipe.to_module):
     call(f"{stage.__name__} of", lambda state, stage=stage: stage(state), state=lambda: things().measured)

@@ -51,6 +51,7 @@ from snnpipe.stages.correct import correct_bias, correct_potential, correct_thre
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.matching import matching_levels
+from snnpipe.stages.quantise import Rounding, quantise_weights, roundings
 from snnpipe.stages.replace import replace
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.thresholds import fixed
@@ -65,15 +66,15 @@ __version__ = "0.1.0"
 __all__ = [
     "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
     "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
-    "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
-    "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
-    "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb", "account", "balance", "burst",
-    "calibrate", "cascade", "check", "constant", "correct_bias", "correct_potential", "correct_threshold",
+    "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Rounding", "Site", "SiteWarning", "SnnpipeError",
+    "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError",
+    "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb", "account", "balance",
+    "burst", "calibrate", "cascade", "check", "constant", "correct_bias", "correct_potential", "correct_threshold",
     "correct_weights", "digest", "ema", "encoder", "events", "every_fake_quantize_site", "fixed", "fuse",
     "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire",
     "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics",
-    "mmse", "one_of_n", "percentile", "pipe", "poisson", "readout_delay", "recipes", "repaired", "replace",
-    "report", "restarted", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron",
-    "st_bif", "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_module", "to_snn", "trace", "wave",
-    "wires",
+    "mmse", "one_of_n", "percentile", "pipe", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired",
+    "replace", "report", "restarted", "roundings", "save_statistics", "scaled", "signed_memory", "spike_counts",
+    "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_module",
+    "to_snn", "trace", "wave", "wires",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def output_axes(op: str, weight: Tensor, groups: int) -> Tensor:
-    """The weights as (O, ...), one row for each output channel; a view where that can be.
+    """The weights as (O, I / groups, ...), one row for each output channel; its own inverse.
 
     Args:
         op: ``linear``, ``conv2d``, ``conv_transpose2d``, ...
@@ -20,23 +20,13 @@ def output_axes(op: str, weight: Tensor, groups: int) -> Tensor:
 
     >>> output_axes("conv_transpose1d", torch.zeros(4, 3, 5), 2).shape
     torch.Size([6, 2, 5])
+    >>> output_axes("conv_transpose1d", torch.zeros(6, 2, 5), 2).shape
+    torch.Size([4, 3, 5])
     """
     if not op.startswith("conv_transpose"):
         return weight
     grouped: Tensor = weight.unflatten(0, (groups, -1))
     return grouped.transpose(1, 2).flatten(0, 1)
-
-
-def from_output_axes(op: str, rows: Tensor, groups: int) -> Tensor:
-    """The inverse of ``output_axes``: rows as the operator ``op`` takes them.
-
-    >>> weight = torch.rand(4, 3, 5)
-    >>> torch.equal(from_output_axes("conv_transpose1d", output_axes("conv_transpose1d", weight, 2), 2), weight)
-    True
-    """
-    if not op.startswith("conv_transpose"):
-        return rows
-    return output_axes(op, rows, groups)  # its own inverse: (g O, I, ...) -> (g I, O, ...)
 
 
 def scaled_map(
@@ -66,7 +56,7 @@ def scaled_map(
     factor = inputs / after.double().expand(rows.shape[0]).reshape(groups, -1, 1)  # (groups, O / groups, I / groups)
     made = rows * factor.reshape(rows.shape[0], rows.shape[1], *[1] * (rows.ndim - 2))
     new_bias = None if bias is None else (bias.double() / after.double()).to(bias.dtype)
-    return from_output_axes(op, made, groups).to(weight.dtype), new_bias
+    return output_axes(op, made, groups).to(weight.dtype), new_bias
 
 
 def scaled_norm(
