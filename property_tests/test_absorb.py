@@ -14,14 +14,19 @@ from torch.utils._pytree import tree_leaves
 from property_tests import tolerances
 from property_tests.strategies import codes, few, inputs, nets, neurons, soft
 from snnpipe import (
+    AKIDA_1,
+    LOIHI_2,
+    SPECK_2E,
     TD,
     ConversionState,
     SnnpipeError,
     absorb,
     calibrate,
+    check,
     correct_threshold,
     fuse,
     pipe,
+    quantise_weights,
     replace,
     td_rewrite,
     to_snn,
@@ -141,3 +146,14 @@ def test_corrections_before_and_after_do_the_same(net, neuron, seed):
     before, after = pipe(state, correct, absorb, *lifted), pipe(state, absorb, correct, *lifted)
     for a, b in zip(outputs(before, x, T=4), outputs(after, x, T=4), strict=True):
         assert torch.equal(a, b) or (a.isnan() & b.isnan()).any()
+
+
+@few(0.4)
+@given(net=nets(), neuron=soft(), target=st.sampled_from([SPECK_2E, AKIDA_1, LOIHI_2]), seed=st.integers(0, 999))
+def test_a_chip_takes_a_network_as_it_takes_its_state(net, neuron, target, seed):
+    x = inputs(net, seed, dtype=torch.float64)
+    state = quantise_weights(per="layer")(absorb(spiking(net, x, neuron)))
+    found = check(state, target=target)
+    assert found.limits == check(pipe(state, td_rewrite(code=TD), to_snn), target=target).limits
+    assert all(limit.what and limit.fix for limit in found.limits)
+    assert found.fits == (not found.limits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from snnpipe.checks import takes
 from snnpipe.errors import Problem, StageError, listing
-from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, param_keys, unique_name
 from snnpipe.kernels.grid import rounded
 from snnpipe.kernels.scaling import output_axes
@@ -155,7 +154,7 @@ class _Rounded:
         return Param(new)
 
 
-def is_layer(node: Node, params: FrozenMap[str, Tensor]) -> bool:
+def is_layer(node: Node, params: Mapping[str, Tensor]) -> bool:
     """Whether a node is a layer with stored weights that are floats."""
     weight = node.get("weight")
     return node.op in LAYER_AXIS and isinstance(weight, Param) and params[weight.key].is_floating_point()
