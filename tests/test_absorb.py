@@ -79,6 +79,19 @@ class Gated(Model):
         return self.b(F.relu(self.a(torch.sigmoid(F.relu(self.c(x))) * x)))
 
 
+class Padded(Model):
+    def forward(self, x):
+        h = F.relu(self.a(x))
+        y = self.b(h)
+        y += F.pad(h[:, :, ::2, ::2], (0, 0, 0, 0, 1, 2))
+        return self.head(F.relu(y).flatten(1))
+
+
+class Cropped(Model):
+    def forward(self, x):
+        return self.b(F.pad(F.relu(self.a(x)), (0, 0, 0, 0, -1, 0), value=0.0))
+
+
 def conv(i, o, **options):
     return nn.Conv2d(i, o, 3, padding=1, **options)
 
@@ -110,7 +123,18 @@ def test_a_concatenation_keeps_the_unit_of_each_channel():
         assert all(wire.whole for wire in wires(absorbed))
 
 
-def test_events_of_two_units_are_not_added():
+def test_a_skip_may_leave_out_places_and_add_channels_of_zeros():
+    x = images(4, 2, 4, 4)
+    state = measured(Padded(a=conv(2, 3), b=conv(3, 6, stride=2), head=nn.Linear(24, 2)), x)
+    absorbed = absorb(state)
+    same(state, absorbed, x)
+    assert all(wire.whole for wire in wires(absorbed))
+    state = measured(Cropped(a=conv(2, 3), b=conv(2, 2)), x)
+    same(state, absorb(state), x)
+    assert "does not keep channels" in wires(absorb(state))[0].reason
+
+
+def test_events_of_two_scales_are_not_added():
     x = images(4, 6)
     model = Added(a=nn.Linear(6, 5), b=nn.Linear(6, 5), c=nn.Linear(5, 2))
     state = measured(model, x)

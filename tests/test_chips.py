@@ -18,6 +18,7 @@ from snnpipe import (
     absorb,
     calibrate,
     check,
+    correct_bias,
     fixed,
     fuse,
     pipe,
@@ -169,7 +170,7 @@ def test_weights_and_thresholds_once_there_are_neurons():
     assert sum("thresholds of their own" in line for line in found) == 3
     absorbed = absorb(spiking)
     assert sum("not on a grid" in line for line in said(absorbed)) == 3
-    assert not any("thresholds" in line for line in said(absorbed))
+    assert not any("thresholds of their own" in line for line in said(absorbed))
     per_channel = quantise_weights(absorbed)
     assert sum('quantise_weights(bits=8, per="layer")' in line for line in said(per_channel)) == 3
     done = quantise_weights(per="layer")(absorbed)
@@ -178,6 +179,7 @@ def test_weights_and_thresholds_once_there_are_neurons():
     snn = to_snn(done)
     assert check(snn, target=SPECK_2E).fits
     assert check(snn).nodes == check(done).nodes
+    assert check(correct_bias([x()], T=4)(done), target=SPECK_2E).fits  # a bias, and no operator
     assert said(per_channel, LOIHI_2) == []
     signed = pipe(cnn(), trace, replace(threshold=fixed(1.0), neuron=signed_memory()))
     assert any("its events are signed, a neuron there sends binary ones" in line for line in said(signed))

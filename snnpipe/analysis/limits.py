@@ -73,9 +73,10 @@ class _Held:
         if limits is not None and limits.bits and not self._fits_grid(node, limits):
             per = ', per="layer"' * self.target.one_threshold
             fix = f"put quantise_weights(bits={max(limits.bits)}{per}) behind absorb"
+            fix += ", which wants thresholds per layer" * self.target.one_threshold
             yield Limit(called(node), f"its weights are not on a grid of {_any(limits.bits)} bits", fix)
         if node.op == "encode" and self.target.one_threshold and not self._has_one_threshold(node):
-            fix = "put absorb behind replace, or replace(threshold=percentile(99.9, per='layer'))"
+            fix = "write replace(threshold=percentile(99.9, per='layer')) and put absorb behind it"
             yield Limit(called(node), "its channels have thresholds of their own, a layer has one", fix)
 
     def _neuron(self, node: Node) -> Iterator[Limit]:
@@ -154,15 +155,16 @@ class _Held:
                 yield Limit(
                     called(node), f"{what}; windows can be {sizes}, side by side", f"train with a pool of {sizes}"
                 )
-        elif node.op not in {*target.operators, *_SAME} and not self._is_threshold(node) and not self._flattens(node):
+        elif node.op not in {*target.operators, *_SAME} and not self._is_of_neuron(node) and not self._flattens(node):
             words = "fold it with fuse" if node.op == "batch_norm" else "build the network without it"
             yield Limit(called(node), f"there is no {node.op} between neurons", words)
 
-    def _is_threshold(self, node: Node) -> bool:
-        """Whether a product with a constant only feeds a neuron, so that it can be part of its threshold."""
-        constant = node.op == "mul" and len(refs(node.operands)) == 1
-        return constant and all(user in self.graph.by_name and self.graph[user].op == "encode"
-                                for user in self.graph.users[node.name])  # fmt: skip
+    def _is_of_neuron(self, node: Node) -> bool:
+        """Whether a constant only changes what a neuron gets, so that it can be part of its threshold or its bias."""
+        if node.op not in ("mul", "add") or len(refs(node.operands)) != 1:
+            return False
+        users = [self.graph.by_name.get(user) for user in self.graph.users[node.name]]
+        return all(user is not None and (user.op == "encode" or self._is_of_neuron(user)) for user in users)
 
     def _flattens(self, node: Node) -> bool:
         shape = self.shapes.get(node.name)
@@ -172,8 +174,8 @@ class _Held:
 
     def _reads_one_layer(self, node: Node) -> bool:
         source = self.graph.producer(node["input"])
-        while source is not None and (source.op in _SAME or self._is_threshold(source)):
-            source = self.graph.producer(source.get("input", source.get("a")))
+        while source is not None and (source.op in _SAME or self._is_of_neuron(source)):
+            source = self.graph[refs(source.operands)[0]]
         if source is None or source.op not in LAYER_AXIS:
             return False
         made = self._weights_behind(source["input"])
@@ -217,10 +219,11 @@ class _Held:
         return any(is_on_grid(rows, bits, shared=self.target.one_threshold) for bits in limits.bits if bits > 1)
 
     def _has_one_threshold(self, node: Node) -> bool:
-        values = [self.params[node["threshold"].key]]
-        source = self.graph.producer(node["input"])
-        if source is not None and self._is_threshold(source):
-            values += [self.params[leaf.key] for leaf in leaves(source.operands) if isinstance(leaf, Param)]
+        values, source = [self.params[node["threshold"].key]], self.graph.producer(node["input"])
+        while source is not None and self._is_of_neuron(source):
+            values += [self.params[leaf.key] for leaf in leaves(source.operands)
+                       if isinstance(leaf, Param) and source.op == "mul"]  # fmt: skip
+            source = self.graph[refs(source.operands)[0]]
         return all(bool((value == value.reshape(-1)[0]).all()) for value in values)
 
     def totals(self) -> Iterator[Limit]:

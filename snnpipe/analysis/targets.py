@@ -155,7 +155,7 @@ AKIDA_1 = Target(
                "activations have 1, 2 or 4 bits"),
 )  # fmt: skip
 
-#: Intel Loihi 2.  A weight that a convolution uses in many places is counted once.
+#: Intel Loihi 2.  Weights have 8 bits in lava-dl's layers; one that a convolution uses in many places is counted once.
 LOIHI_2 = Target(
     name="Loihi 2",
     sources=(

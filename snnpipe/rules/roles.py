@@ -163,8 +163,10 @@ def _layout(
         return None
     if node.op == "encode":
         return Layout(before.axis) if node["axis"] == before.axis else None
-    if node.op in _CHANNELWISE or node.op in ("batch_norm", "cat") or _constant_pad(node, before):
+    if node.op in _CHANNELWISE or node.op in ("batch_norm", "cat"):
         return before if before.axis < -_pooled(node) else None
+    if channel_pad(node, before) is not None or _slices_behind(node, before):
+        return before
     if _flattens(node, graph):
         flat = before.axis == -1 and (before.spread or rank(node["input"], graph) == 2)
         return before if flat else (Layout(-1, spread=True) if before.axis < -1 else None)
@@ -185,9 +187,11 @@ def _pooled(node: Node) -> int:
 
 
 def joins_channels(node: Node, axes: Mapping[str, Layout | None]) -> bool:
-    """Whether an op concatenates along the channel axis."""
+    """Whether an op puts something beside channels: others, or zeros."""
     layout = axes[node.name]
-    return node.op == "cat" and (layout is None or node.get("dim", 0) in _same(layout))
+    if node.op == "cat":
+        return layout is None or node.get("dim", 0) in _same(layout)
+    return layout is not None and (channel_pad(node, layout) or (0, 0)) != (0, 0)
 
 
 def _same(layout: Layout) -> tuple[int, ...]:
@@ -195,11 +199,26 @@ def _same(layout: Layout) -> tuple[int, ...]:
     return (layout.axis, 1) if layout.axis < -1 or layout.spread else (layout.axis,)
 
 
-def _constant_pad(node: Node, before: Layout) -> bool:
-    """Whether zeros are put around a value along the axes behind its channels."""
-    pad = node.get("pad")
-    behind = isinstance(pad, tuple) and all(isinstance(n, int) for n in pad) and len(pad) <= 2 * (-before.axis - 1)
-    return node.op == "pad" and behind
+def channel_pad(node: Node, before: Layout) -> tuple[int, int] | None:
+    """How many channels of zeros an op puts before and behind those there are; (0, 0) if it only fills further axes.
+
+    ``None`` where it is no pad, or does something else to the channels or the axes before them.
+    """
+    pad, at = node.get("pad"), 2 * (-before.axis - 1)
+    if node.op != "pad" or before.spread or not isinstance(pad, tuple) or not all(isinstance(n, int) for n in pad):
+        return None
+    first, last = (*pad, 0, 0)[at : at + 2] if len(pad) >= at else (0, 0)
+    zeros = node.get("mode", "constant") == "constant" and not node.get("value")
+    fine = len(pad) <= at or (len(pad) == at + 2 and min(first, last) >= 0 and zeros)
+    return (first, last) if fine else None
+
+
+def _slices_behind(node: Node, before: Layout) -> bool:
+    """Whether an index takes every sample and channel, and slices of the axes behind them."""
+    index = node.get("index")
+    if node.op != "getitem" or before.axis == -1 or not isinstance(index, tuple) or len(index) > 1 - before.axis:
+        return False
+    return all(isinstance(part, slice) for part in index) and all(part == slice(None) for part in index[:2])
 
 
 def _flattens(node: Node, graph: Graph) -> bool:

@@ -21,7 +21,7 @@ from snnpipe.kernels.neuron import events_in_theta
 from snnpipe.rules.axes import LAYER_AXIS
 from snnpipe.rules.channels import channels
 from snnpipe.rules.fusion import rank
-from snnpipe.rules.roles import ADDING, FACTORED, Layout, Role, joins_channels, layouts, roles, values_read
+from snnpipe.rules.roles import ADDING, FACTORED, Layout, Role, channel_pad, joins_channels, layouts, roles, values_read
 
 ONE = torch.ones(1, dtype=torch.float64)
 
@@ -175,9 +175,12 @@ class _Search:
         found = [self.scale(self.group[name], known, above) for name in parts]
         if all(torch.equal(part, found[0]) and part.numel() == 1 for part in found):
             return found[0]
+        layout = self.layouts[node.name]
+        if node.op == "pad" and layout is not None:
+            first, last = channel_pad(node, layout) or (0, 0)
+            return torch.cat([ONE.expand(first), found[0], ONE.expand(last)])
         sizes = [part.numel() if part.numel() > 1 else self.counts.get(name, 0)
                  for name, part in zip(parts, found, strict=True)]  # fmt: skip
-        layout = self.layouts[node.name]
         if not all(sizes) or layout is None or layout.spread or not joins_channels(node, self.layouts):
             groups = tuple(self.group[name] for name in parts)
             raise _ClashError(groups, f"{_called(node)} puts it beside other scales in a way that is not understood")
