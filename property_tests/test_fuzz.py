@@ -184,6 +184,9 @@ call("correct_weights", on_state(snnpipe.correct_weights, "spiking"), batches=la
      schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False)  # fmt: skip
 call("balance", on_state(snnpipe.balance, "spiking"), batches=lambda: [things().x], T=2, per="layer", code=RATE,
      max_batches=1)  # fmt: skip
+call("quantise_weights", on_state(snnpipe.quantise_weights, "traced"), bits=8, per="channel")
+call("roundings", snnpipe.roundings, state=lambda: things().traced, bits=8, per="layer")
+call("absorb", lambda state: snnpipe.absorb(state), state=lambda: things().spiking)
 for stage in (fuse, instrument, replace, snnpipe.td_rewrite, to_snn, snnpipe.to_module):
     call(f"{stage.__name__} of", lambda state, stage=stage: stage(state), state=lambda: things().measured)
 call("merge_statistics", lambda other, state: snnpipe.merge_statistics(other)(state), other=lambda: things().measured,
@@ -210,8 +213,16 @@ call("step", lambda state, x: things().snn.step(state, x), state=lambda: things(
 call("sequence", method(lambda: things().snn, "sequence"), input=lambda: things().x[None])
 call("SpikingNetwork", constructed(SpikingNetwork), graph=lambda: things().snn.graph,
      params=lambda: things().snn.state_dict(), code=RATE)  # fmt: skip
-call("check", snnpipe.check, model=lambda: things().model, inputs=("input",), leaves=())
+call("check", snnpipe.check, model=lambda: things().model, target=snnpipe.SPECK_2E, inputs=("input",), leaves=())
+call("check of a state", snnpipe.check, model=lambda: things().spiking, target=snnpipe.AKIDA_1)
+call("Target", snnpipe.Target, name="mine", sources=("a page",), layers={}, pools={}, operators=("add",),
+     units=("binary",), one_threshold=True, one_layer=False, readers=2, cores=(snnpipe.Core(1, 1),), input_size=1,
+     map_size=1, neurons=1, weights=1, unchecked=())  # fmt: skip
+call("LayerLimits", snnpipe.LayerLimits, kernels=(1,), strides=(1,), paddings=(0,), square=True, bits=(8,), inputs=1,
+     outputs=1)  # fmt: skip
+call("Core", snnpipe.Core, weights=1, neurons=1)
 call("report", snnpipe.report, subject=lambda: things().snn)
+call("wires", snnpipe.wires, subject=lambda: things().snn)
 call("spike_counts", lambda snn, x, **options: snnpipe.spike_counts(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant())  # fmt: skip
 call("spikes_per_neuron", snnpipe.spikes_per_neuron, counts=lambda: things().counts)

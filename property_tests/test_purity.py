@@ -21,6 +21,7 @@ from snnpipe import (
     SnnpipeError,
     SpikingNetwork,
     ThresholdWarning,
+    absorb,
     balance,
     calibrate,
     correct_bias,
@@ -32,6 +33,7 @@ from snnpipe import (
     low_pass,
     maximum,
     percentile,
+    quantise_weights,
     replace,
     signed_memory,
     state_equal,
@@ -63,7 +65,8 @@ def stages(net: Net) -> dict[str, Any]:
         "replace percentile": replace(threshold=percentile(90.0)), "td": td_rewrite, "rate": td_rewrite(code=RATE),
         "differential": td_rewrite(code=DIFFERENTIAL), "low pass": td_rewrite(code=low_pass(4.0)),
         "bias": correct_bias(data_for(net), T=2), "weights": correct_weights(data_for(net), T=2, epochs=1),
-        "balance": balance(data_for(net), T=2), "edit": edit, "to_module": to_module, "to_snn": to_snn,
+        "balance": balance(data_for(net), T=2), "edit": edit, "absorb": absorb, "quantise": quantise_weights,
+        "to_module": to_module, "to_snn": to_snn,
     }  # fmt: skip
 
 
@@ -119,7 +122,7 @@ def test_any_order_of_stages_works_or_gives_a_named_error_and_is_pure(net, names
             assert all(value.params[key] is before.params[key] for key in kept), "an untouched parameter was copied"
 
 
-LAST = st.sampled_from(["fuse", "instrument", "calibrate", "replace fixed", "td", "edit"])
+LAST = st.sampled_from(["fuse", "instrument", "calibrate", "replace fixed", "absorb", "quantise", "td", "edit"])
 
 
 @few(0.6)

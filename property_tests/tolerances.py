@@ -105,3 +105,11 @@ def folding(model: torch.nn.Module, x: Tensor) -> float:
 def summed(dtype: torch.dtype, terms: int, scale: float) -> float:
     """Rounding of a sum of products of up to ``scale``, in another order: one unit per term, and per reduction."""
     return 4 * REDUCTION * terms * scale * torch.finfo(dtype).eps
+
+
+def absorbing(snn: Callable[..., Any], x: Tensor, steps: int) -> float:
+    """How far a network in other scales may be from ``snn`` after ``steps``: every weight is rounded once more.
+
+    Where that moves a potential across the threshold, the perturbation does so too.
+    """
+    return 4 * REDUCTION * rounding(lambda x: snn(x, T=steps), x)

@@ -7,10 +7,13 @@
 from snnpipe import recipes
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
 from snnpipe.analysis.check import Verdict, check
+from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.costs import Account
 from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.report import report
 from snnpipe.analysis.sweep import Sweep, sweep
+from snnpipe.analysis.targets import AKIDA_1, LOIHI_2, SPECK_2E, Core, LayerLimits, Target
+from snnpipe.analysis.wires import Wire, wires
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, low_pass, restarted
 from snnpipe.errors import (
     CalibrationError,
@@ -47,12 +50,14 @@ from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.until import Stopped, confident
 from snnpipe.stage import pipe
+from snnpipe.stages.absorb import absorb
 from snnpipe.stages.balance import balance
 from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.correct import correct_bias, correct_potential, correct_threshold
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrument
 from snnpipe.stages.matching import matching_levels
+from snnpipe.stages.quantise import Rounding, quantise_weights, roundings
 from snnpipe.stages.replace import replace
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.thresholds import fixed
@@ -65,17 +70,19 @@ from snnpipe.waves import Wave, wave
 __version__ = "0.1.0"
 
 __all__ = [
-    "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
-    "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Declined",
-    "Encoding", "Event", "ExportedSteps", "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site",
-    "SiteWarning", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep",
-    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "account",
-    "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
+    "AKIDA_1", "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "LOIHI_2", "QCFS", "RATE", "SITE_RULES", "SPECK_2E",
+    "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning",
+    "ConversionState", "Core", "Declined", "Encoding", "Event", "ExportedSteps", "GraphError", "InputError",
+    "LayerLimits", "Levels", "Limit", "Neuron", "Rewrite", "Rounding", "Site", "SiteWarning", "SnnpipeError",
+    "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target", "Threshold",
+    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb",
+    "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
     "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
     "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire",
     "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing", "low_pass",
     "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
-    "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics", "scaled",
-    "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
-    "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_onnx", "to_snn", "trace", "wave",
+    "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "roundings",
+    "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep",
+    "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_onnx", "to_snn", "trace",
+    "wave", "wires",
 ]  # fmt: skip

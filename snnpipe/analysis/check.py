@@ -9,12 +9,19 @@ from typing import Any
 import attrs
 from torch import nn
 
+from snnpipe.analysis.cores import Limit
+from snnpipe.analysis.limits import limits, sizes_known
+from snnpipe.analysis.targets import Target
 from snnpipe.checks import takes
 from snnpipe.errors import SiteWarning, StageError, TraceError, UnsupportedError
 from snnpipe.graph import Node
-from snnpipe.ops.lift import Case, Form, graded_units, place
+from snnpipe.kernels.codebook import UNITS
+from snnpipe.ops.lift import Case, Form, graded_units, has_neurons, place, unlift
+from snnpipe.ops.modules import held
+from snnpipe.options import instance, optional
+from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.fuse import fuse
-from snnpipe.stages.instrument import instrument
+from snnpipe.stages.instrument import instrumented
 from snnpipe.stages.replace import replace
 from snnpipe.stages.thresholds import fixed
 from snnpipe.stages.trace import MODEL, trace
@@ -30,8 +37,8 @@ class NodeVerdict:
         op: its row in the operator table.
         case: why it is carried as it is (``Case``).
         form: whether its value travels as events or decoded, or is static.
-        unit: ``"binary"`` for a site of a neuron, ``"graded"`` for an operator between neurons that is not linear,
-            ``"readout"`` for one after the last neuron, ``""`` for the others.
+        unit: that of its neuron, ``"binary"`` for a site of one yet to come; ``"graded"`` for an operator between
+            neurons that is not linear, ``"readout"`` for one after the last neuron, ``""`` for the others.
         where: ``file:line``.
     """
 
@@ -52,12 +59,21 @@ class Verdict:
         refusal: why the model cannot be converted, "" if it can.
         front_end: which front end followed the model.
         notes: what the stages would record, such as batch norms that stay.
+        target: the chip that was asked for.
+        limits: what of it the network exceeds.
     """
 
     nodes: tuple[NodeVerdict, ...]
     refusal: str
     front_end: str
     notes: tuple[str, ...] = ()
+    target: Target | None = None
+    limits: tuple[Limit, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether no published limit of the chip asked for is exceeded."""
+        return self.ok and self.target is not None and not self.limits
 
     @property
     def ok(self) -> bool:
@@ -68,7 +84,7 @@ class Verdict:
     def fully_spiking(self) -> bool:
         """Whether every unit between input and readout is a neuron."""
         units = {node.unit for node in self.nodes}
-        return self.ok and "graded" not in units and "binary" in units
+        return self.ok and "graded" not in units and bool(units & set(UNITS))
 
     @property
     def on_events(self) -> float:
@@ -90,16 +106,32 @@ class Verdict:
             "fully spiking" if self.fully_spiking else "not fully spiking",
         ]
         lines += [f"  graded  {node.path:{width}}  {node.op}  {node.where}".rstrip() for node in graded]
+        if self.target is not None:
+            lines.append(f"{'fits' if self.fits else 'does not fit'} {self.target}")
+            lines += [f"  {limit}".replace("\n", "\n  ") for limit in self.limits]
         return "\n".join([*lines, *(f"  note    {note}" for note in self.notes)])
 
 
-@takes(StageError, model=MODEL)
-def check(model: nn.Module, **options: Any) -> Verdict:
-    """Say what conversion would do with a model, without data; the model is unchanged.
+def _subject(value: Any) -> Any:
+    return value if isinstance(value, ConversionState | SpikingNetwork) else MODEL.accept(value)
+
+
+_SUBJECT = attrs.evolve(MODEL, accept=_subject)
+_TARGET = optional(instance(Target, "must be a Target", "write check(model, target=SPECK_2E), AKIDA_1 or LOIHI_2"))
+
+
+@takes(StageError, model=_SUBJECT, target=_TARGET)
+def check(
+    model: nn.Module | ConversionState | SpikingNetwork, *, target: Target | None = None, **options: Any
+) -> Verdict:  # fmt: skip
+    """Say what conversion would do with a model, or has done, without data; the model is unchanged.
 
     Args:
-        model: a trained network.
-        **options: as for ``trace``.
+        model: a trained network; a state, between any two stages; or a converted network.
+        target: a chip: ``SPECK_2E``, ``AKIDA_1``, ``LOIHI_2`` or a ``Target`` of your own.  The verdict then lists each
+            limit that is exceeded before the last neuron.  Sizes of maps are known where there is an ``example=``;
+            weights and thresholds are looked at once there are neurons.
+        **options: as for ``trace``; for a network only.
 
     Returns:
         A ``Verdict``: for every operator its case, its form and its unit, or the refusal.
@@ -111,15 +143,30 @@ def check(model: nn.Module, **options: Any) -> Verdict:
     on events: 33 % of the operators between neurons
     not fully spiking
       graded  3  sigmoid
+    >>> from snnpipe import SPECK_2E
+    >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+    >>> print(check(model, target=SPECK_2E))
+    can be converted (followed by torch.fx)
+    operators: 2 linear, 1 neuron, 1 static
+    on events: 0 % of the operators between neurons
+    fully spiking
+    does not fit Speck 2e
+      0: its stride is 3 x 3, it can be 1, 2, 4 or 8
+          -> train with a stride of 1, 2, 4 or 8
+      note    not checked: biases, which a clock adds there, not a step
+      note    not checked: potentials have 16 bits
+      note    sizes of maps are not known and not checked; write check(model, target=..., example=x)
+      note    weights and thresholds are looked at once there are neurons: check(pipe(model, ..., absorb), target=...)
     """
     try:
-        state = trace(model, **options)
+        state = _traced(model, options)
     except (TraceError, UnsupportedError) as error:
         return Verdict((), str(error), "nothing")
-    assert isinstance(state, ConversionState)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SiteWarning)  # the verdict says it
-        state = replace(threshold=fixed(1.0))(instrument(fuse(state)))
+    converted = has_neurons(state.graph)
+    if not converted:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SiteWarning)  # the verdict says it
+            state = replace(threshold=fixed(1.0))(instrumented(fuse(state)))
     placed = place(state.graph, temporal_inputs=False)
     graded = {node.name for node in graded_units(state.graph, temporal_inputs=False)}
     before_neuron = state.graph.ancestors(node.name for node in state.graph if node.op == "encode")
@@ -136,12 +183,34 @@ def check(model: nn.Module, **options: Any) -> Verdict:
         if node.op != "input"
     )
     notes = tuple(f"{e.subject} {e.action}: {e.detail}" for e in state.history if e.action == "not folded")
-    return Verdict(nodes, "", _front_end(state), notes)
+    if target is None:
+        return Verdict(nodes, "", _front_end(state), notes)
+    exceeded = limits(state.graph, state.params, target, converted=converted)
+    notes += tuple(f"not checked: {words}" for words in target.unchecked)
+    notes += (_NO_SIZES,) * (not sizes_known(state.graph, state.params)) + (_NO_VALUES,) * (not converted)
+    return Verdict(nodes, "", _front_end(state), notes, target, exceeded)
+
+
+_NO_SIZES = "sizes of maps are not known and not checked; write check(model, target=..., example=x)"
+_NO_VALUES = "weights and thresholds are looked at once there are neurons: check(pipe(model, ..., absorb), target=...)"
+
+
+def _traced(model: Any, options: dict[str, Any]) -> ConversionState:
+    """The model as a state that is not carried to a code."""
+    if isinstance(model, nn.Module) and not isinstance(model, SpikingNetwork):
+        state: ConversionState = trace(model, **options)
+        return state
+    if options:
+        raise StageError(f"check: {', '.join(options)}: options are for trace, which a {type(model).__name__} is past")
+    if isinstance(model, ConversionState):
+        return model.evolve(graph=unlift(model.graph), code=None)
+    params = {key: held(model, key) for key in sorted(model.graph.param_keys())}
+    return ConversionState(unlift(model.graph), params, history=model.history)
 
 
 def _unit(node: Node, graded: set[str], before_neuron: set[str]) -> str:
     if node.op == "encode":
-        return "binary"
+        return str(node["neuron"].unit)
     if node.name in graded:
         return "graded"
     return "" if node.name in before_neuron else "readout"

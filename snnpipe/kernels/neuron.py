@@ -22,6 +22,7 @@ from snnpipe.errors import StageError
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.kernels.codebook import BINARY, SIGNED, UNIT, Codebook
 from snnpipe.kernels.encoder import TWO_SIDED, encode, encode_chunk, encode_init, encode_scan, wire_spikes
+from snnpipe.kernels.levels import power_of_two, reaches, whole
 from snnpipe.kernels.precision import wide
 from snnpipe.options import FLAG, LONGER_THAN_ONE, MAPPING, POTENTIAL, TEXT, WHOLE, function, instance, optional
 from snnpipe.options import whole as whole_number
@@ -232,6 +233,18 @@ def signed_memory(*, v_init: float = 0.5) -> Neuron:
     conversion", IJCAI.
     """
     return encoder(SIGNED, v_init=v_init)
+
+
+def events_in_theta(neuron: Neuron) -> int | None:
+    """How many smallest events theta is worth, where a neuron of c theta sends c times what one of theta does.
+
+    That holds of the greedy encoder with a codebook of ours, for every c > 0: each term of its recursion is a current,
+    a threshold, or a level times a threshold.  Of a step or a choice of one's own nobody knows: ``None``.
+    """
+    book = neuron.options.get("codebook")
+    ours = neuron.init is encode_init and neuron.step in (encode, lif_step)
+    known = isinstance(book, Codebook) and book.quantise in (reaches, whole, power_of_two)
+    return book.parts if ours and isinstance(book, Codebook) and known else None
 
 
 def _losing(neuron: Neuron) -> Neuron:

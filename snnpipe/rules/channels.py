@@ -18,7 +18,7 @@ _KEEP_CHANNELS = MAX_POOLS | {
     "avg_pool3d", "clamp", "clone", "contiguous", "detach", "div", "identity", "interpolate", "mul", "neg", "relu",
     "sub", "to",
 }  # fmt: skip
-_QUANTISERS = ("fake_quantize", "qcfs")
+_ONE_BY_ONE = ("encode", "fake_quantize", "qcfs", "type_as")
 
 
 def channels(graph: Graph, params: Mapping[str, Tensor]) -> dict[str, int]:
@@ -49,8 +49,12 @@ def _channels(node: Node, graph: Graph, params: Mapping[str, Tensor], found: Map
     if node.op == "batch_norm":  # which counts along axis 1; behind a layer the channels are the layer's
         layer = channel_axis(node["input"], graph) is not None
         return same if layer else next(iter(_shape(node.get("running_mean"), params)), None)
-    if node.op in _QUANTISERS and isinstance(node["input"], Ref):
+    if node.op in _ONE_BY_ONE and isinstance(node["input"], Ref):
         return found.get(node["input"].name)
+    if node.op in ("add", "sub") and same is None:  # sizes that are added are equal, or one of them is 1
+        axis = channel_axis(Ref(node.name), graph)
+        sizes = {found.get(name, 1) for name in refs(node.operands) if channel_axis(Ref(name), graph) == axis} - {1}
+        return sizes.pop() if len(sizes) == 1 and axis is not None and not param_keys(node.operands) else None
     # a parameter may have more channels: (B, 1) + (D,)
     return same if node.op in _KEEP_CHANNELS and not param_keys(node.operands) else None
 

@@ -1,0 +1,47 @@
+"""The shapes of all values of a graph, where those of its inputs are known: computed without data.
+
+Knows the operator table; every operator runs once, on tensors that have a shape and no values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnpipe.graph import Graph, Node, Ref, Traced
+from snnpipe.rules.arithmetic import value_of
+
+
+def shapes(graph: Graph, params: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """The shape of each node's value for a batch of one, by name; without those that cannot be told.
+
+    >>> from torch import nn
+    >>> from snnpipe import trace
+    >>> state = trace(nn.Conv2d(1, 2, 3), example=torch.rand(4, 1, 8, 8))
+    >>> shapes(state.graph, state.params)["conv2d"]
+    torch.Size([1, 2, 6, 6])
+    """
+    weights = {key: tensor.detach().to("meta") for key, tensor in params.items()}
+    known: dict[str, Any] = {}
+    with torch.no_grad():
+        for node in graph:
+            if node.op == "input":
+                known[node.name] = _input(node)
+            elif node.op == "encode":
+                known[node.name] = value_of(node["input"], graph, weights, known)
+            else:
+                value_of(Ref(node.name), graph, weights, known)
+    return {name: value.shape for name, value in known.items() if isinstance(value, Tensor)}
+
+
+def _input(node: Node) -> Tensor | None:
+    traced = node.get("shape")
+    if not isinstance(traced, Traced) or not traced.shape:
+        return None
+    rest = traced.shape[1:]
+    if not all(isinstance(size, int) for size in rest):
+        return None
+    return torch.empty(1, *rest, dtype=traced.dtype, device="meta")  # type: ignore[arg-type]
