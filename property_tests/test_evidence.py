@@ -216,7 +216,7 @@ def test_neurons_of_different_sizes_have_nothing_in_common():
 def test_the_estimate_is_least_squares_and_its_witness_leaves_each_sample_out(seed, n):
     g = torch.Generator().manual_seed(seed)
     e, r = (torch.randint(-3, 4, (n, 5, 2), generator=g).double() for _ in range(2))
-    found, evident = estimate((e * r).sum(1), (r * r).sum(1), 0.5)
+    found, evident = estimate([((e * r).sum(1), (r * r).sum(1))], 0.5)
     for c in range(2):
         power = (r[..., c] ** 2).sum()
         expected = (e[..., c] * r[..., c]).sum() / power if power > 0 else power

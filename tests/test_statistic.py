@@ -49,3 +49,17 @@ def test_merging_is_associative_and_commutative():
         assert_same((other.counts, other.max), (results[0].counts, results[0].max))
     assert results[0].counts.sum().item() == 200 * 3
     assert results[0].counts.shape == (3, BINS)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (4, 5, 2, 3, 2), (3, 5, 7), (9, 5)])
+def test_counts_do_not_depend_on_how_values_lie_in_memory(shape):
+    x = torch.randn(shape).relu()
+    elsewhere = x.transpose(0, -1).contiguous().transpose(0, -1)
+    for axis in (1, 1 - x.ndim):
+        one, other = summarise_histogram(x, axis), summarise_histogram(elsewhere, axis)
+        assert (one.count, one.top) == (other.count, other.top) == (x[:, 0].numel(), one.top)
+        assert_same((other.counts, other.max), (one.counts, one.max))
+        for c in range(5):
+            alone = summarise_histogram(x[:, c].reshape(-1), None)
+            top = summarise_histogram(one.max.amax().reshape(1), None)  # counts from the same largest value
+            assert_same(merge_histogram(alone, top).counts[0] - top.counts[0], one.counts[c])

@@ -102,6 +102,7 @@ def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
     Raises:
         CalibrationError: that would be more than ``MOST_BYTES``, as for one histogram per neuron of a large layer.
     """
+    x, axis = _flat(x, axis)
     largest = channel_max(x, axis)
     channels = largest.numel()
     if 8 * BINS * channels > MOST_BYTES:
@@ -151,6 +152,13 @@ def _count(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:
         found = torch.bincount(index, minlength=channels * width).view(channels, width)
         counts += found[:, _LANES:]
         counts[:, 0] += found[:, :_LANES].sum(1)
+
+
+def _flat(x: Tensor, axis: int | None) -> tuple[Tensor, int | None]:
+    """The same values with the axes behind the channels' as one, where they lie so: loops over short axes are slow."""
+    if axis is None or x.ndim - axis % x.ndim <= 2 or not x.is_contiguous():
+        return x, axis
+    return x.flatten(axis % x.ndim + 1), axis % x.ndim
 
 
 def _float_of(bits: int) -> float:

@@ -14,7 +14,8 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from snnpipe.frozen import FrozenMap, leaves
+from snnpipe.containers import tensors
+from snnpipe.frozen import EMPTY, FrozenMap, leaves
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.ops.table import UNARY
 
@@ -74,6 +75,24 @@ def rows(graph: Graph, params: Mapping[str, Tensor], inputs: Mapping[str, Kind])
     if not all(isinstance(found, Rows) and not found.of for found in given):
         return None
     return FrozenMap({name: found for name, found in kinds.items() if isinstance(found, Rows)})
+
+
+def of_batch(
+    graph: Graph, params: Mapping[str, Tensor], given: Mapping[str, Any], count: int, axes: Mapping[str, int] = EMPTY
+) -> FrozenMap[str, Rows]:
+    """``rows`` for a batch of so many samples, its inputs by name; nothing if samples may meet.
+
+    Args:
+        axes: the axis of an input that counts the samples, where that is not the first.
+    """
+    inputs = dict[str, Kind]()
+    for name, value in given.items():
+        if isinstance(value, Tensor):
+            shape = value.shape[axes.get(name, 0) :]
+            inputs[name] = Rows(len(shape)) if shape[:1] == (count,) else Same(len(shape), *shape[:1])
+        elif not tensors(value):
+            inputs[name] = Same(0)
+    return rows(graph, params, inputs) or EMPTY
 
 
 def _kind(node: Node, kind: Callable[[Any], Kind | None]) -> Kind | None:

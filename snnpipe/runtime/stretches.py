@@ -27,25 +27,29 @@ class Stretch:
     Attributes:
         neuron: its ``encode`` node.
         timed: whether its current has a leading time axis, (T, B, ...), or is the same at every step, (B, ...).
+        reads: the values that it is given, by node name.
+        carried: those that somebody further on reads, of all that was met before this neuron has sent anything.
         run: the generated function.
     """
 
     neuron: Node
     timed: bool
+    reads: frozenset[str]
+    carried: frozenset[str]
     run: Callable[..., Any]
 
     def __call__(
         self, root: nn.Module, clocks: Sequence[Clock], values: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
-        """The neuron's current and what is left to carry, by node name; what it sends is to be added to that.
+        """The neuron's current, and what of ``carried`` was made on the way, by node name.
 
         Args:
             root: the module that holds the tensors.
             clocks: the code at each step.
-            values: what was carried so far; at first the inputs.
+            values: what it reads.
         """
-        current, carried = self.run(root, clocks, {}, {}, values)
-        return current, carried
+        current, made = self.run(root, clocks, {}, {}, values)
+        return current, made
 
 
 def stretches(graph: Graph, code: Code, *, over_time: bool) -> tuple[Stretch, ...]:
@@ -65,13 +69,16 @@ def stretches(graph: Graph, code: Code, *, over_time: bool) -> tuple[Stretch, ..
         known |= wanted | {neuron.name}
     later = list(accumulate((reads for _, _, reads in reversed(parts)), or_, initial=set[str]()))[-2::-1]
     known, timed, found = {node.name for node in graph.inputs}, set[str](), list[Stretch]()
-    for (neuron, part, _), read_later in zip(parts, later, strict=True):
+    for (neuron, part, read), read_later in zip(parts, later, strict=True):
         section = Window(graph, {name: ("inputs", name) for name in known}, timed, code)
         section.add(part)
-        known |= {node.name for node in part}
-        carried = {name: section.value(Ref(name)) for name in sorted(known & read_later)}
-        section.target.output((section.value(neuron["input"]), carried))
-        found.append(Stretch(neuron, any(name in timed for name in refs(neuron["input"])), compiled(section.target)))
+        made = {node.name for node in part}
+        known |= made
+        answer = {name: section.value(Ref(name)) for name in sorted(made & read_later)}
+        section.target.output((section.value(neuron["input"]), answer))
+        is_timed = any(name in timed for name in refs(neuron["input"]))
+        run, reads, carried = compiled(section.target), frozenset(read - made), frozenset(known & read_later)
+        found.append(Stretch(neuron, is_timed, reads, carried, run))
         known.add(neuron.name)
         timed |= {neuron.name} if over_time else set()
     return tuple(found)

@@ -13,11 +13,9 @@ from snnpipe.checks import takes
 from snnpipe.codes import Clock
 from snnpipe.containers import tensors
 from snnpipe.errors import InputError
-from snnpipe.frozen import EMPTY, FrozenMap
-from snnpipe.graph import Graph
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.options import WHOLE, function, number, optional
-from snnpipe.rules.rows import Kind, Rows, Same, rows
+from snnpipe.rules.rows import Rows, of_batch
 from snnpipe.runtime.presented import Presented, cut
 from snnpipe.runtime.program import Program
 from snnpipe.runtime.window import of_step
@@ -139,7 +137,8 @@ def stopped(
         if not going:
             break
         if going <= _FEW * len(ledger.left):
-            kinds = _kinds(shown, axes, run.program.lifted, params, len(ledger.steps)) if kinds is None else kinds
+            if kinds is None:
+                kinds = of_batch(run.program.lifted, params, shown, len(ledger.steps), axes)
             if kinds and _keeps_rows({**statics, **cells}, kinds, len(ledger.left)):
                 cells, statics = _cut(cells, kinds, ledger.running), _cut(statics, kinds, ledger.running)
                 memory, ledger = taken(memory, ledger.running), ledger.without()
@@ -186,20 +185,6 @@ def _said(done: Any, ledger: Ledger) -> Tensor:
     raise InputError(
         f"until: the rule says of each sample whether it is done, booleans {tuple(ledger.left.shape)}, and gave {found}"
     )
-
-
-def _kinds(
-    shown: Mapping[str, Any], axes: Mapping[str, int], graph: Graph, params: Mapping[str, Tensor], count: int
-) -> FrozenMap[str, Rows]:
-    """What has a row for each sample, if no sample depends on another; else nothing."""
-    inputs = dict[str, Kind]()
-    for name, value in shown.items():
-        if isinstance(value, Tensor):
-            shape = value.shape[axes[name] :]
-            inputs[name] = Rows(len(shape)) if shape[:1] == (count,) else Same(len(shape), *shape[:1])
-        elif not tensors(value):
-            inputs[name] = Same(0)
-    return rows(graph, params, inputs) or EMPTY
 
 
 def _rows_of(shown: Mapping[str, Any], axes: Mapping[str, int], ledger: Ledger) -> Mapping[str, Any]:

@@ -1,19 +1,20 @@
 """Adjusting neurons in one run over the data, each behind its own spiking prefix.
 
 All the data reach a neuron before any goes on.  There its current and its output are held against the ANN's, the neuron
-is adjusted by what the sums over all samples say, and the layers behind it see what it sends then.
+is adjusted by what the sums over all samples say, and the layers behind it see what it sends then.  What waits at a
+neuron is its current, of all samples; ``runtime.shelf`` says where.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from snnpipe.codes import Code
+from snnpipe.codes import Clock, Code
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap, map_leaves
@@ -21,56 +22,87 @@ from snnpipe.graph import Graph, Node, Param, Ref, redirecting, unique_name
 from snnpipe.ops.lift import lift, unlift
 from snnpipe.runtime.activations import activation
 from snnpipe.runtime.batches import Forward, fitting
-from snnpipe.runtime.stretches import stretches
+from snnpipe.runtime.shelf import WAITING, Shelf
+from snnpipe.runtime.stretches import Stretch, stretches
 from snnpipe.stages.adjustment import Adjustment, Neuron, Seen
 from snnpipe.stages.prefix import bound, check_current, detached
+from snnpipe.stages.walk import Part, Walk, begun, parts
 from snnpipe.state import ConversionState, Event
 from snnpipe.waves import Wave
 
 
 def adjusted(
     state: ConversionState, *, adjustments: tuple[Adjustment, ...], batches: Iterable[Any], T: int, per: str,
-    code: Code, schedule: Wave, limit: int | None, forward: Forward | None, called: str,
+    code: Code, schedule: Wave, limit: int | None, forward: Forward | None, budget: int | None, called: str,
 ) -> ConversionState:  # fmt: skip
     """The state with every neuron adjusted; see ``stages.correct`` for the arguments."""
-    lifted = lift(state.graph, temporal_inputs=False)
-    ann, clocks = unlift(lifted), tuple(schedule.clocks(code, T))
-    tree = module_tree(state.graph, detached(state.params))
-    ways, own_ways = stretches(ann, code, over_time=False), stretches(lifted, code, over_time=True)
-    inputs = bound(state, batches, called, limit, forward)
-    there = [{node.name: given[node["name"]] for node in ann.inputs} for given in inputs]
-    here: list[dict[str, Any]] = [dict(values) for values in there]
+    inputs, clocks = bound(state, batches, called, limit, forward), tuple(schedule.clocks(code, T))
+    tree, events = module_tree(state.graph, detached(state.params)), list[Event]()
     found: dict[str, dict[str, Tensor]] = {}
-    events: list[Event] = []
-    with torch.no_grad():
-        for way, own_way in zip(ways, own_ways, strict=True):
-            node, seen = way.neuron, list[Seen]()
-            neuron = Neuron(
-                node, tree.get_submodule(neuron_path(node)), clocks, per, timed=own_way.timed, called=called
-            )
-            for number, given in enumerate(inputs):
-                with fitting(called, number, given, tree):
-                    z, there[number] = way(tree, (), there[number])
-                    z_snn, here[number] = own_way(tree, clocks, here[number])
-                cap = node.get("cap")
-                cap = state.params[cap.key] if isinstance(cap, Param) else cap
-                there[number][node.name] = a = activation(z, node.get("signed", False), cap, node["axis"])
-                seen.append(Seen(z, a, z_snn))
-                for current in (z, z_snn):
-                    check_current(current, neuron.path, called, number)
-            values, notes = neuron.adjusted(adjustments, seen)
-            for number in range(len(inputs)):
-                here[number][node.name] = neuron.sent(seen[number].current, values)
-                seen[number] = seen[-1]  # its current may go
-            found[node.name] = values
-            events += [Event(called, neuron_path(node), action, f"{note}, for T = {T} under {code}")
-                       for action, note in notes]  # fmt: skip
+    with torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
+        data = parts(inputs, state.graph, tree, len(clocks), budget)
+        journey = _Journey(state, data, tree, code, clocks, shelf, called)
+        for way, own_way in journey.ways:
+            node, path = way.neuron, neuron_path(way.neuron)
+            neuron = Neuron(node, tree.get_submodule(path), clocks, per, timed=own_way.timed, called=called)
+            seen = journey.on(way, own_way, any(adjustment.of_current for adjustment in adjustments))
+            found[node.name], notes = neuron.adjusted(adjustments, seen, shelf)
+            journey.leave(neuron, seen, found[node.name])
+            events += [Event(called, path, action, f"{note}, for T = {T} under {code}") for action, note in notes]
     paths = {name: neuron_path(state.graph[name]) for name in found}
     made = {f"{paths[name]}.{key}": value for name, values in found.items() for key, value in values.items()}
     taken = sorted(made.keys() & state.params.keys())
     if taken:
         raise StageError(f"{called}: {taken[0]} is there already; correct a state once, before any other copy of it")
     return state.evolve(*events, graph=_adjusted(state.graph, found), params=state.params | made)
+
+
+class _Journey:
+    """All the data on their way through the ANN and the spiking network, side by side."""
+
+    def __init__(
+        self, state: ConversionState, data: Sequence[Part], tree: nn.Module, code: Code, clocks: Sequence[Clock],
+        shelf: Shelf, called: str,
+    ) -> None:  # fmt: skip
+        lifted = lift(state.graph, temporal_inputs=False)
+        ann = unlift(lifted)
+        own_ways = stretches(lifted, code, over_time=True)
+        self.ways = tuple(zip(stretches(ann, code, over_time=False), own_ways, strict=True))
+        begin = begun(data, ann)
+        self.there, self.here = Walk(tree, (), shelf, begin), Walk(tree, clocks, shelf, begin)
+        self.state, self.data, self.tree, self.shelf, self.called = state, data, tree, shelf, called
+        self.left: Callable[[int], tuple[dict[str, Any], dict[str, Any]]] = _nothing
+
+    def on(self, way: Stretch, own_way: Stretch, of_current: bool) -> list[Seen]:
+        """What the next neuron sees of all the data; those that wait at the one before leave it."""
+        node, seen = way.neuron, list[Seen]()
+        cap = node.get("cap")
+        cap = self.state.params[cap.key] if isinstance(cap, Param) else cap
+        for k, part in enumerate(self.data):
+            a, sent = self.left(k)
+            with fitting(self.called, part.number, part.given, self.tree):
+                z, z_snn = self.there.on(way, k, a), self.here.on(own_way, k, sent)
+            for current in (z, z_snn):
+                check_current(current, neuron_path(node), self.called, part.number)
+            kept = self.shelf.keep(activation(z, node.get("signed", False), cap, node["axis"]))
+            seen.append(Seen(self.shelf.keep(z) if of_current else None, kept, self.shelf.keep(z_snn)))
+        return seen
+
+    def leave(self, neuron: Neuron, seen: list[Seen], values: dict[str, Tensor]) -> None:
+        """Let the data go on from a neuron that is adjusted, each part when it is its turn."""
+        name, waiting = neuron.node.name, dict(enumerate(seen))
+        seen.clear()
+
+        def left(k: int) -> tuple[dict[str, Any], dict[str, Any]]:
+            of_part = waiting.pop(k)
+            return {name: of_part.a}, {name: neuron.sent(of_part.current.value, values)}
+
+        self.left = left
+
+
+def _nothing(k: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What part ``k`` brings along to the first neuron: it has met none."""
+    return {}, {}
 
 
 def _adjusted(graph: Graph, found: dict[str, dict[str, Tensor]]) -> Graph:

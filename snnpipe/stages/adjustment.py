@@ -17,24 +17,25 @@ from snnpipe.emit import neuron_path
 from snnpipe.errors import CalibrationError
 from snnpipe.graph import Node
 from snnpipe.kernels.codebook import Codebook
-from snnpipe.kernels.evidence import below, decoded, estimate, per_sample
+from snnpipe.kernels.evidence import added, below, decoded, estimate, per_sample
 from snnpipe.kernels.statistic import along
 from snnpipe.kernels.temporal import constant
 from snnpipe.runtime.scans import fired
+from snnpipe.runtime.shelf import Kept, Row, Shelf
 
 
 @attrs.frozen(eq=False)
 class Seen:
-    """One neuron on one batch.
+    """One neuron on some samples.
 
     Attributes:
-        z, a: the ANN's current and activation, (B, ...).
+        z, a: the ANN's current and activation, (B, ...); the current where it is asked for.
         current: what the neuron is given at each step, or chunk, (T, B, ...); (B, ...) if that is always the same.
     """
 
-    z: Tensor
-    a: Tensor
-    current: Tensor
+    z: Kept | None
+    a: Kept
+    current: Kept
 
 
 @attrs.frozen
@@ -89,51 +90,54 @@ class Neuron:
         return own["scale"] * events if "scale" in own else events
 
     def adjusted(
-        self, adjustments: Sequence[Adjustment], seen: Sequence[Seen]
+        self, adjustments: Sequence[Adjustment], seen: Sequence[Seen], shelf: Shelf
     ) -> tuple[dict[str, Tensor], list[tuple[str, str]]]:
         """What is adjusted, by key, and words for it; made in order, the neuron runs anew after each."""
         own: dict[str, Tensor] = {}
-        terms = sum(batch.a.numel() for batch in seen)
         notes: list[tuple[str, str]] = []
+        like = seen[0].a.value
         for adjustment in adjustments:
-            change, evident, before = self._estimated(adjustment, seen, own)
+            change, evident, before, terms = self._estimated(adjustment, seen, own, shelf)
             kept = evident
             if adjustment.key != "scale":  # least squares never add to the error that they minimise
-                after = self._error(seen, self._with(own, adjustment.key, change, seen[0].a))
+                after = self._error(seen, self._with(own, adjustment.key, change, like))
                 kept = evident & below(after, before, terms)
             change = torch.where(kept, change, 0.0)
-            own = self._with(own, adjustment.key, change, seen[0].a)
+            own = self._with(own, adjustment.key, change, like)
             notes.append(self._note(adjustment, change, evident, kept))
         return own, notes
 
     def _estimated(
-        self, adjustment: Adjustment, seen: Sequence[Seen], own: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The change of each channel, whether there is evidence for it, and the error without it."""
-        cross, power, errors = list[Tensor](), list[Tensor](), list[Tensor]()
-        scales = adjustment.key == "scale"
-        for batch in seen:
-            a = decoded(self.sent(batch.current, own), self.worth)
-            lacking = batch.a - a
-            errors.append(self._sums(lacking.square()))
-            if adjustment.of_current:
-                lacking = batch.z - decoded(self.given(batch.current, own), self.worth)
-            regressor = a if scales else torch.ones_like(a)
-            cross.append(self._sums(lacking * regressor))
-            power.append(self._sums(regressor.square()))
-        one = self._smallest(cross[0].shape[1]).square() if scales else 1.0
-        change, evident = estimate(self._together(cross), self._together(power), one)
+        self, adjustment: Adjustment, seen: Sequence[Seen], own: dict[str, Tensor], shelf: Shelf
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """The change of each channel, whether there is evidence for it, the error without it, and of how many terms."""
+        sums, before, terms, scales = list[Kept](), torch.zeros(()), 0, adjustment.key == "scale"
+        for part in seen:
+            wanted, current = part.a.value, part.current.value
+            a = decoded(self.sent(current, own), self.worth)
+            lacking = wanted - a
+            before, terms = self._added(before, lacking.square()), terms + a.numel()
+            if adjustment.of_current and part.z is not None:
+                lacking = part.z.value - decoded(self.given(current, own), self.worth)
+            cross = self._sums(lacking * a if scales else lacking)
+            positions = cross.new_tensor(float(a.numel() // cross.numel())).expand_as(cross)
+            sums.append(shelf.keep((cross, self._sums(a.square()) if scales else positions)))
+        one = self._smallest(before.numel()).square() if scales else 1.0
+        change, evident = estimate(Row(sums), one)
         if scales:
             evident &= (change >= -1) & (change <= 2 * sum(self.worth) / self.least - 1)
         if adjustment.key == "charge":
             change = change / (self.worth[0] * self.begin)
             evident &= change.abs() <= self._most()
-        return change, evident, _total(errors)
+        return change, evident, before, terms
 
     def _error(self, seen: Sequence[Seen], own: dict[str, Tensor]) -> Tensor:
         """The squared error of the output, by channel."""
-        answers = [(batch.a, decoded(self.sent(batch.current, own), self.worth)) for batch in seen]
-        return _total([self._sums((a - a_snn).square()) for a, a_snn in answers])
+        total = torch.zeros(())
+        for part in seen:
+            lacking = part.a.value - decoded(self.sent(part.current.value, own), self.worth)
+            total = self._added(total, lacking.square())
+        return total
 
     def _with(self, own: dict[str, Tensor], key: str, change: Tensor, like: Tensor) -> dict[str, Tensor]:
         change = change.to(like.dtype)
@@ -145,13 +149,14 @@ class Neuron:
     def _sums(self, x: Tensor) -> Tensor:
         return per_sample(x, self.node["axis"], each=self.per == "neuron")
 
-    def _together(self, sums: list[Tensor]) -> Tensor:
-        if len({found.shape[1] for found in sums}) > 1:
+    def _added(self, total: Tensor, x: Tensor) -> Tensor:
+        sums = self._sums(x)
+        if total.ndim and len(total) != sums.shape[1]:
             raise CalibrationError(
                 f"{self.called}: at {self.path}, batches of different sizes have no neurons in common; "
                 'use per="channel", or give all inputs one size'
             )
-        return torch.cat(sums)
+        return added(total, sums)
 
     def _smallest(self, channels: int) -> Tensor:
         """The decoded value of the smallest event, sent when it is worth least."""
@@ -173,7 +178,3 @@ class Neuron:
         action = f"{adjustment.name} of {int(kept.sum())} {kind} corrected"
         total = sum(left.values())
         return action, f"by {size:.3g} on average" + (f", {total} left ({reasons})" if total else "")
-
-
-def _total(errors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([found.sum(0) for found in errors]).sum(0)

@@ -2,15 +2,15 @@ r"""Threshold balancing: thresholds from the currents of the network while it sp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import reduce
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from snnpipe.checks import takes
-from snnpipe.codes import CODE, RATE, Code
+from snnpipe.codes import CODE, RATE, Clock, Code
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
@@ -19,7 +19,9 @@ from snnpipe.kernels.statistic import EXTREMA
 from snnpipe.ops.lift import lift
 from snnpipe.options import RUN, one_of
 from snnpipe.runtime.batches import Forward, fitting
+from snnpipe.runtime.presented import BYTES
 from snnpipe.runtime.scans import fired
+from snnpipe.runtime.shelf import WAITING, Kept, Shelf
 from snnpipe.runtime.stretches import stretches
 from snnpipe.stage import BoundStage
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
@@ -27,15 +29,17 @@ from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.prefix import bound, check_current, detached
 from snnpipe.stages.thresholds import filled, like_network
+from snnpipe.stages.walk import Walk, begun, parts
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import remembered
 
 
-@takes(StageError, batches=BATCHES_AND_T, T=RUN, per=one_of("layer", "channel"), code=CODE, max_batches=MAX_BATCHES)
+@takes(StageError, batches=BATCHES_AND_T, T=RUN, per=one_of("layer", "channel"), code=CODE, max_batches=MAX_BATCHES,
+       budget=BYTES)  # fmt: skip
 @remembered
 def balance(
     batches: Iterable[Any], *, T: int, per: str = "layer", code: Code = RATE, forward: Forward | None = None,
-    max_batches: int | None = None,
+    max_batches: int | None = None, budget: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron the largest current it meets while the layers before it spike as threshold.
 
@@ -53,8 +57,7 @@ def balance(
         code: the code the network will run under.
         forward: as for ``calibrate``.
         max_batches: read no more than so many.
-
-    Memory: the events that reach one layer, of all samples at all T steps.
+        budget: bytes of memory for what waits, by default 512 MiB; as for ``correct_bias``.
 
     Raises:
         StageError: no neurons yet, or already carried to a code.
@@ -64,41 +67,55 @@ def balance(
     Frontiers in Neuroscience.
     """
     given = {"batches": batches, "T": T, "per": per, "code": code, "forward": forward, "limit": max_batches}
+    given |= {"budget": budget}
     return BoundStage(_balance, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
 
 
 def _balance(
     state: ConversionState, *, batches: Iterable[Any], T: int, per: str, code: Code, forward: Forward | None,
-    limit: int | None,
+    limit: int | None, budget: int | None,
 ) -> ConversionState:  # fmt: skip
     inputs = bound(state, batches, "balance", limit, forward)
     lifted, clocks = lift(state.graph, temporal_inputs=False), [code.clock(t) for t in range(1, T + 1)]
     tree, params, events = module_tree(state.graph, detached(state.params)), dict(state.params), list[Event]()
-    here = [{node.name: given[node["name"]] for node in lifted.inputs} for given in inputs]
-    with torch.no_grad():
+    with torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
+        data = parts(inputs, state.graph, tree, T, budget)
+        walk = Walk(tree, clocks, shelf, begun(data, lifted))
+        left: Callable[[int], dict[str, Tensor]] = _nothing
         for way in stretches(lifted, code, over_time=True):
-            node, path, currents = way.neuron, neuron_path(way.neuron), list[Tensor]()
+            node, path, currents, found = way.neuron, neuron_path(way.neuron), dict[int, Kept](), list[Any]()
+            for k, part in enumerate(data):
+                sent = left(k)
+                with fitting("balance", part.number, part.given, tree):
+                    z = walk.on(way, k, sent)
+                check_current(z, path, "balance", part.number)
+                found.append(_largest(z, node, way.timed, per))
+                currents[k] = shelf.keep(z)
             neuron: Any = tree.get_submodule(path)
-            for number, given in enumerate(inputs):
-                with fitting("balance", number, given, tree):
-                    z, here[number] = way(tree, clocks, here[number])
-                check_current(z, path, "balance", number)
-                currents.append(z)
             if not isinstance(node.get("cap"), Param):
-                neuron.threshold = theta = like_network(_largest(currents, node, way.timed, per), params)
-                params[node["threshold"].key] = theta
-                found = f"theta {theta.min():.3g}..{theta.max():.3g} from T = {T} under {code}"
-                events.append(Event("balance", path, "balanced", found))
-            for number in range(len(inputs)):
-                here[number][node.name], _ = fired(neuron, None, currents[number], clocks, way.timed)
-                currents[number] = currents[-1]  # it may go
+                theta = filled(reduce(EXTREMA.merge, found).max)
+                theta = theta if node.get("cap") is None else theta.clamp(max=node["cap"])
+                neuron.threshold = params[node["threshold"].key] = like_network(theta, params)
+                said = f"theta {neuron.threshold.min():.3g}..{neuron.threshold.max():.3g} from T = {T} under {code}"
+                events.append(Event("balance", path, "balanced", said))
+            left = partial(_left, node.name, neuron, currents, clocks, way.timed)
     return state.evolve(*events, params=FrozenMap(params))
 
 
-def _largest(currents: list[Tensor], node: Node, timed: bool, per: str) -> Tensor:
-    """The largest current of a step, per channel or of the layer; up to the cap."""
-    steps = [z for current in currents for z in (current.unbind() if timed else [current])]
+def _nothing(k: int) -> dict[str, Tensor]:
+    """What part ``k`` brings along to the first neuron: it has met none."""
+    return {}
+
+
+def _left(
+    name: str, neuron: Any, currents: dict[int, Kept], clocks: Sequence[Clock], timed: bool, k: int
+) -> dict[str, Tensor]:
+    """What part ``k``, which waited for the neuron's threshold, goes on with."""
+    return {name: fired(neuron, None, currents.pop(k).value, clocks, timed)[0]}
+
+
+def _largest(z: Tensor, node: Node, timed: bool, per: str) -> Any:
+    """The largest current of a step, per channel or of the layer."""
     axis = node["axis"] if per == "channel" else None
-    found = [EXTREMA.summarise(z.abs() if node.get("signed", False) else z, axis) for z in steps]
-    theta = filled(reduce(EXTREMA.merge, found).max)
-    return theta if node.get("cap") is None else theta.clamp(max=node["cap"])
+    each = [z.abs() if node.get("signed", False) else z for z in (z.unbind() if timed else [z])]
+    return reduce(EXTREMA.merge, [EXTREMA.summarise(now, axis) for now in each])

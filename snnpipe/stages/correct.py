@@ -16,6 +16,7 @@ from snnpipe.frozen import FrozenMap
 from snnpipe.ops.lift import has_neurons
 from snnpipe.options import RUN, WHOLE, one_of
 from snnpipe.runtime.batches import Forward
+from snnpipe.runtime.presented import BYTES
 from snnpipe.stage import BoundStage
 from snnpipe.stages.adjust import adjusted
 from snnpipe.stages.adjustment import Adjustment
@@ -35,8 +36,9 @@ SIZE = Adjustment("scale", "size of the events")
 
 _PER = one_of("channel", "neuron")
 _options = partial(
-    takes, StageError, batches=BATCHES_AND_T, T=RUN, per=_PER, code=CODE, schedule=SCHEDULE, max_batches=MAX_BATCHES
-)
+    takes, StageError, batches=BATCHES_AND_T, T=RUN, per=_PER, code=CODE, schedule=SCHEDULE, max_batches=MAX_BATCHES,
+    budget=BYTES,
+)  # fmt: skip
 
 
 @_options(iterations=WHOLE)
@@ -44,6 +46,7 @@ _options = partial(
 def correct_bias(
     batches: Iterable[Any], *, T: int, per: str = "channel", iterations: int = 1, code: Code = RATE,
     schedule: Wave | str = STEP, forward: Forward | None = None, max_batches: int | None = None,
+    budget: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that adds to each neuron's current what its output lacks on average after T steps.
 
@@ -64,8 +67,11 @@ def correct_bias(
         schedule: ``"step"``, ``"layer"`` or ``wave(K)``, as the network will run.
         forward: as for ``calibrate``.
         max_batches: stop after so many.
+        budget: bytes of memory for what waits, by default 512 MiB.
 
-    Memory: the events that reach one layer, of all samples at all T steps.
+    Memory: all samples wait at a layer before any goes on.  What of that is more than the budget waits in a folder for
+    temporary files (``TMPDIR``).  Beside it there is what T steps of a few samples take at one layer, and the inputs.
+    The result hangs on the budget no more than on how the data are batched.
 
     Raises:
         StageError: no neurons yet, or already carried to a code.
@@ -74,14 +80,14 @@ def correct_bias(
     Reference: Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
     calibration", ICML.
     """
-    return _stage("correct_bias", (BIAS,) * iterations, batches, T, per, code, schedule, forward, max_batches)
+    return _stage("correct_bias", (BIAS,) * iterations, batches, T, per, code, schedule, forward, max_batches, budget)
 
 
 @_options()
 @remembered
 def correct_potential(
     batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: Wave | str = STEP,
-    forward: Forward | None = None, max_batches: int | None = None,
+    forward: Forward | None = None, max_batches: int | None = None, budget: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron before the first step the charge its output lacks on average after T steps.
 
@@ -92,7 +98,7 @@ def correct_potential(
     New ones are parameters named ``<neuron>.charge``.
 
     Args:
-        batches, T, per, code, schedule, forward, max_batches: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches, budget: as for ``correct_bias``.
 
     Reference: as ``correct_bias``.
     """
@@ -100,14 +106,14 @@ def correct_potential(
         raise StageError(
             f"correct_potential: under {code} what a neuron starts with is forgotten before it counts; use correct_bias"
         )
-    return _stage("correct_potential", (POTENTIAL,), batches, T, per, code, schedule, forward, max_batches)
+    return _stage("correct_potential", (POTENTIAL,), batches, T, per, code, schedule, forward, max_batches, budget)
 
 
 @_options()
 @remembered
 def correct_threshold(
     batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: Wave | str = STEP,
-    forward: Forward | None = None, max_batches: int | None = None,
+    forward: Forward | None = None, max_batches: int | None = None, budget: int | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that shifts each neuron's current to the ANN's mean, and scales its events to the ANN's size.
 
@@ -121,18 +127,18 @@ def correct_threshold(
     rounds to its smallest event, and that all steps but one came too early for.
 
     Args:
-        batches, T, per, code, schedule, forward, max_batches: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches, budget: as for ``correct_bias``.
 
     Reference: after Hao et al. 2025, "Faster and stronger: when ANN-SNN conversion meets parallel spiking
     calculation", ICML, who add the mean error of the output to its threshold; least squares is scale free.
     """
-    return _stage("correct_threshold", (CURRENT, SIZE), batches, T, per, code, schedule, forward, max_batches)
+    return _stage("correct_threshold", (CURRENT, SIZE), batches, T, per, code, schedule, forward, max_batches, budget)
 
 
 def _stage(
     name: str, adjustments: tuple[Adjustment, ...], batches: Any, T: int, per: str, code: Code, schedule: Wave | str,
-    forward: Forward | None, max_batches: int | None,
+    forward: Forward | None, max_batches: int | None, budget: int | None,
 ) -> BoundStage:  # fmt: skip
     given = {"adjustments": adjustments, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
-    given |= {"forward": forward, "limit": max_batches, "called": name}
+    given |= {"forward": forward, "limit": max_batches, "budget": budget, "called": name}
     return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
