@@ -24,6 +24,8 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.nir.from_nir import from_nir
+from snnpipe.exchange.nir.to_nir import to_nir
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.gaussian import threshold_iteration
@@ -66,11 +68,11 @@ __all__ = [
     "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
     "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
     "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst", "calibrate", "cascade", "check",
-    "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",
-    "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
+    "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder",
+    "events", "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
     "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe",
-    "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics",
-    "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
-    "threshold_iteration", "to_module", "to_snn", "trace", "wave",
+    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
+    "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics", "scaled",
+    "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
+    "threshold_iteration", "to_module", "to_nir", "to_snn", "trace", "wave",
 ]  # fmt: skip
