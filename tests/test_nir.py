@@ -40,6 +40,7 @@ from snnpipe import (
     to_snn,
     trace,
 )
+from tests import catalogue
 
 nir = pytest.importorskip("nir")
 pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")  # a few samples do here
@@ -180,6 +181,26 @@ def test_corrections_are_written(correct, tmp_path):
     same_spikes(snn, x, written(to_nir(snn, x), tmp_path))
 
 
+#: Patterns of the catalogue with operators that are not linear, sequences, transposed convolutions or several outputs.
+NOT_SAID = (
+    "P7", "P10 optional input given", "P10 dict", "P10 NamedTuple", "P11", "P16 no running",
+    "P16 Linear, norm on (N, L", "P16 ConvTranspose", "P17", "P20", "P21", "P22", "P23 softmax", "P23 sigmoid",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")
+@pytest.mark.parametrize("case", catalogue.CASES, ids=catalogue.NAMES)
+def test_the_catalogue(case):
+    """As drawn, in float64: what lies between a potential and its threshold is more than rounding."""
+    model, inputs = case.ready()
+    snn = pipe(model, trace(**case.options), fuse, calibrate([inputs if inputs[1:] else inputs[0]]), to_snn)
+    if case.name.startswith(NOT_SAID):
+        with pytest.raises(UnsupportedError, match="NIR cannot say this network"):
+            to_nir(snn, inputs)
+    else:
+        same_spikes(snn, *inputs, to_nir(snn, inputs), T=6)
+
+
 def test_a_site_that_never_fires_is_silent(tmp_path):
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     with torch.no_grad():
@@ -287,13 +308,44 @@ def test_layers_that_cannot_be_said(layer, words):
         to_nir(snn, image())
 
 
+@pytest.mark.parametrize("layer", [
+    nn.ZeroPad2d((2, 2, 1, 1)), nn.ZeroPad2d(0), nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(2),
+    nn.Conv2d(2, 4, (1, 3), dilation=2), nn.Conv2d(2, 4, 3, padding="same", bias=False), nn.BatchNorm2d(2),
+    nn.Conv2d(2, 4, (5, 3), padding=(2, 1), stride=2, groups=2), nn.AvgPool2d((2, 3)), nn.Dropout(),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("profile", ["exact", "hardware"])
+def test_layers(layer, profile, tmp_path):
+    model, x = nn.Sequential(nn.ReLU(), layer).eval(), image()
+    neuron = HARD if profile == "hardware" else integrate_and_fire()
+    snn = reference.on_grid(pipe(model, trace, replace(threshold=fixed(0.75), neuron=neuron), to_snn))
+    if profile == "hardware" and getattr(layer, "padding", 0) == 1:
+        with pytest.raises(UnsupportedError, match="ZeroPad2d"):
+            to_nir(snn, x, profile=profile)
+        return
+    same_spikes(snn, x, written(to_nir(snn, x, profile=profile), tmp_path))
+
+
+def test_the_example_decides_no_value():
+    """What is static but comes with the input would be written as a constant."""
+    class Scaled(nn.Module):
+        def forward(self, x, scale=None):
+            return F.relu(x) if scale is None else F.relu(x) * scale
+
+    model = Scaled()
+    alone = pipe(model, trace, replace(threshold=fixed(1.0)), to_snn)
+    assert "scale" not in to_nir(alone, image()).nodes
+    both = pipe(model, trace(inputs=("x", "scale"), static=("scale",)), replace(threshold=fixed(1.0)), to_snn)
+    with pytest.raises(UnsupportedError, match="one float input, it reads x, scale"):
+        to_nir(both, (image(), torch.tensor(2.0)))
+
+
 def test_one_input_and_one_output():
     class Two(nn.Module):
         def forward(self, a, b):
             return F.relu(a + b), b
 
     snn = pipe(Two(), trace, replace(threshold=fixed(1.0)), to_snn)
-    with pytest.raises(UnsupportedError, match=r"(?s)one input, it has a, b.*one tensor"):
+    with pytest.raises(UnsupportedError, match=r"(?s)one float input, it reads a, b.*one tensor"):
         to_nir(snn, (image(), image()))
     with pytest.raises(InputError, match="takes 2 inputs"):
         to_nir(snn, image())

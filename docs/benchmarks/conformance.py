@@ -1,6 +1,7 @@
-"""Do other simulators send the same spikes?  A table: networks x simulators, compared spike by spike.
+r"""Do other simulators send the same spikes?  A table: networks x simulators, compared spike by spike.
 
-    python docs/benchmarks/conformance.py --python spikingjelly=SJ/bin/python --python norse=NORSE/bin/python [--write]
+    python docs/benchmarks/conformance.py --python spikingjelly=SJ/bin/python --python norse=NORSE/bin/python \
+        [--resnet FOLDER] [--write]
 
 Networks are converted, written by ``to_nir`` to a file, and run there from the file on the same inputs.
 Each simulator is installed apart, in the versions of ``PINNED`` (this script says so if it is another); one that is not
@@ -22,6 +23,7 @@ With ``--write`` the table goes to conformance.md.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.metadata
 import json
 import math
@@ -352,8 +354,8 @@ def stem(x: Tensor) -> Tensor:
     return F.max_pool2d(nn.Conv2d(2, 6, 3, padding=1)(x), 2)
 
 
-def networks() -> Iterator[tuple[str, str, nn.Module, Tensor, Any, Any]]:
-    """Profile, name, ANN, inputs, neuron and threshold."""
+def networks(folder: Path | None) -> Iterator[tuple[str, str, nn.Module, Tensor, Any, Any]]:
+    """Profile, name, ANN, inputs, neuron and threshold; with the folder of ``resnet20_cifar10.py`` its network too."""
     from snnpipe import burst, integrate_and_fire, percentile
 
     most = max(batch for _, batch in KINDS.values())
@@ -382,6 +384,14 @@ def networks() -> Iterator[tuple[str, str, nn.Module, Tensor, Any, Any]]:
     yield "hardware", "depthwise and grouped, ReLU6", depthwise(), x, hard, layer
     yield "hardware", "concatenations", Dense(), x, hard, layer
     yield "hardware", "residual", Residual(), x, hard, layer
+    if folder is not None:
+        from resnet20_cifar10 import ResNet20, load
+
+        trained, (images, _) = ResNet20(), load(folder, "cifar10_test2000.npz")
+        weights = torch.load(folder / "cifar10_resnet20.pt", weights_only=True)
+        trained.load_state_dict(weights.get("state_dict", weights))
+        for profile, neuron, threshold in (("exact", soft, channel), ("hardware", hard, layer)):
+            yield profile, "trained ResNet-20, 4 images", copy.deepcopy(trained), images[:4], neuron, threshold
 
 
 def on_grid(snn: Any, x: Tensor) -> Tensor:
@@ -417,13 +427,13 @@ def trains(snn: Any, x: Tensor, T: int) -> tuple[dict[str, Tensor], Tensor]:
     return {name: torch.stack(each) for name, each in sent.items()}, output
 
 
-def write_cases(folder: Path) -> dict[str, list[str]]:
+def write_cases(folder: Path, resnet: Path | None) -> dict[str, list[str]]:
     """Convert, write and run all networks in three kinds of arithmetic; their names by profile."""
     from snnpipe import RATE, calibrate, fuse, instrument, pipe, replace, td_rewrite, to_nir, to_snn, trace
 
     names: dict[str, list[str]] = {}
     torch.manual_seed(0)
-    for profile, name, model, x, neuron, threshold in networks():
+    for profile, name, model, x, neuron, threshold in networks(resnet):
         k = len(names.setdefault(profile, []))
         names[profile].append(name)
         for kind, (T, batch) in KINDS.items():
@@ -470,6 +480,7 @@ def table(profile: str, names: list[str], found: dict[str, dict[str, Any]]) -> I
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="a simulator's interpreter")
+    parser.add_argument("--resnet", type=Path, metavar="FOLDER", help="what resnet20_cifar10.py takes: its network too")
     parser.add_argument("--only", nargs="+", choices=list(PINNED), default=list(PINNED), help="simulators")
     parser.add_argument("--write", action="store_true", help="write conformance.md")
     parser.add_argument("--run", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
@@ -478,7 +489,7 @@ def main() -> None:
         return child(given.run[0], Path(given.run[1]))
     pythons = dict(pair.split("=", 1) for pair in given.python)
     with tempfile.TemporaryDirectory() as folder:
-        names = write_cases(Path(folder))
+        names = write_cases(Path(folder), given.resnet)
         found = {}
         for simulator in given.only:
             command = [pythons.get(simulator, sys.executable), __file__, "--run", simulator, folder]

@@ -14,7 +14,7 @@ from torch import Tensor
 from snnpipe.checks import Check, takes
 from snnpipe.errors import Problem, UnsupportedError, listing
 from snnpipe.exchange.nir.integrators import Integrator, Net, integrator, net
-from snnpipe.exchange.nir.parts import STEP, RefusalError
+from snnpipe.exchange.nir.parts import STEP, NotSaidError
 from snnpipe.exchange.nir.reading import READING, Reading, integrates
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref, unique_name
@@ -63,8 +63,8 @@ def from_nir(graph: Any, *, dt: float = 1.0) -> ConversionState:
     for name in _order(reader, problems):
         try:
             reader.read(name)
-        except RefusalError as error:
-            problems.append(Problem(name, reader.graph.kind(name), "", error.refused.reason, error.refused.fix))
+        except NotSaidError as error:
+            problems.append(Problem(name, reader.graph.kind(name), "", error.reason, error.fix))
     outputs = {name: reader.values[name] for name in reader.outputs if name in reader.values}
     if not outputs and not problems:
         problems.append(Problem("output", "", "", "the graph has no Output that an Input reaches"))
@@ -111,7 +111,7 @@ class _Reader:
         """Read one node of NIR, or what makes a neuron.
 
         Raises:
-            RefusalError: it has no exact counterpart.
+            NotSaidError: it has no exact counterpart.
         """
         kind, sources = self.graph.kind(name), self.sources(name)
         if not all(self.owners.get(source, source) in self.values for source in sources):
@@ -129,7 +129,7 @@ class _Reader:
             self.outputs.append(name)
             return
         if name not in self.neurons and kind not in READING:
-            raise RefusalError(f"{kind} has no exact counterpart", _KINDS)
+            raise NotSaidError(f"{kind} has no exact counterpart", _KINDS)
         reading = Reading(self.graph, name, self._sum(name, sources), self._free(name), self.dt)
         read = integrates(reading, self.neurons[name].levels) if kind == "I" else READING[kind](reading)
         self.params |= read.params
@@ -172,7 +172,7 @@ class _Reader:
             else:
                 terms[source] = self.values[source]
         if not terms:
-            raise RefusalError("it reads nothing")
+            raise NotSaidError("it reads nothing")
         total, *others = terms.values()
         for other in others:
             total = self.add(Node(self._free(f"{name}_sum"), "add", FrozenMap(a=total, b=other), name))
@@ -183,7 +183,7 @@ class _Reader:
         neuron = self.neurons.get(owner)
         theta = self.thetas[owner]
         if neuron is not None and (neuron.negative or not set(neuron.spikes) <= set(sources)):
-            raise RefusalError(f"it reads some of the thresholds of {owner}, and not all of what that sends", _ALL)
+            raise NotSaidError(f"it reads some of the thresholds of {owner}, and not all of what that sends", _ALL)
         if owner not in self.counts:
             key = unique_name(f"{self.values[owner].name}_size", self.params)
             self.params[key] = theta
@@ -194,7 +194,7 @@ class _Reader:
     def _both(self, owner: str, sources: tuple[str, ...]) -> Ref:
         halves = {name for name, of in self.halves.items() if of == owner}
         if len(halves) != 2 or not halves <= set(sources):
-            raise RefusalError(f"it reads the events of one sign of {owner}, and not those of the other", _ALL)
+            raise NotSaidError(f"it reads the events of one sign of {owner}, and not those of the other", _ALL)
         return self.values[owner]
 
     def _free(self, name: str) -> str:
@@ -216,8 +216,8 @@ def _reader(graph: Net, dt: float, problems: list[Problem]) -> _Reader:
             continue
         try:
             neurons[name] = integrator(graph, name)
-        except RefusalError as error:
-            problems.append(Problem(name, "I", "", error.refused.reason, "write it as to_nir does"))
+        except NotSaidError as error:
+            problems.append(Problem(name, "I", "", error.reason, "write it as to_nir does"))
     owners = {spike: name for name, found in neurons.items() for spike in (*found.spikes, *found.negative)}
     owners |= {name: name for name in graph.nodes if graph.kind(name) == "IF"}
     inner = frozenset().union(*(found.inner for found in neurons.values()))

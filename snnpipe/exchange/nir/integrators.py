@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snnpipe.exchange.nir.neurons import Levels
-from snnpipe.exchange.nir.parts import RefusalError
+from snnpipe.exchange.nir.parts import NotSaidError
 
 
 @attrs.frozen(eq=False)
@@ -34,14 +34,14 @@ class Net:
         """A field of a node as a tensor of its own.
 
         Raises:
-            RefusalError: the node has no such array, or one that is not finite.
+            NotSaidError: the node has no such array, or one that is not finite.
         """
         value = getattr(self.nodes[name], field, None)
         if not hasattr(value, "dtype"):
-            raise RefusalError(f"its {field} is no array")
+            raise NotSaidError(f"its {field} is no array")
         found = torch.tensor(value).to(self.dtype)
         if bool(found.isnan().any()):
-            raise RefusalError(f"its {field} holds NaN")
+            raise NotSaidError(f"its {field} holds NaN")
         return found
 
     def reaches(self, start: str) -> set[str]:
@@ -92,7 +92,7 @@ def integrator(graph: Net, name: str) -> Integrator:
     """The neuron around an ``I`` node.
 
     Raises:
-        RefusalError: it is no neuron that subtracts what it sends.
+        NotSaidError: it is no neuron that subtracts what it sends.
     """
     behind = graph.reaches(name)
     back = tuple(source for source in graph.sources[name] if source in behind)
@@ -101,12 +101,12 @@ def integrator(graph: Net, name: str) -> Integrator:
     ups = tuple(t for t in graph.targets[name] if graph.kind(t) == "Threshold")
     downs = tuple(t for sign in signs for t in graph.targets[sign])
     if not ups or len(ups) + len(signs) != len(graph.targets[name]) or len(signs) > 1:
-        raise RefusalError("its potential is read by something else than thresholds")
+        raise NotSaidError("its potential is read by something else than thresholds")
     if any(bool((graph.array(sign, "scale") != -1.0).any()) for sign in signs):
-        raise RefusalError("its potential is scaled before a threshold by another number than -1")
+        raise NotSaidError("its potential is scaled before a threshold by another number than -1")
     for threshold in (*ups, *downs):
         if graph.kind(threshold) != "Threshold" or len(graph.sources[threshold]) != 1:
-            raise RefusalError("what reads its potential is no threshold of it alone")
+            raise NotSaidError("what reads its potential is no threshold of it alone")
     size = _size(graph, back, ups, downs)
     levels = _levels(size, _sorted(graph, ups), _sorted(graph, downs))
     return Integrator(name, current, levels, ups, downs, frozenset({*back, *signs}))
@@ -117,10 +117,10 @@ def _size(graph: Net, back: tuple[str, ...], ups: tuple[str, ...], downs: tuple[
     signs = {**dict.fromkeys(ups, -1.0), **dict.fromkeys(downs, 1.0)}
     led = [source for way in back for source in graph.sources[way]]
     if sorted(led) != sorted(signs) or any(graph.kind(way) != "Scale" for way in back):
-        raise RefusalError("what leads back to it are not its own spikes, each once, times a number")
+        raise NotSaidError("what leads back to it are not its own spikes, each once, times a number")
     found = [signs[source] * graph.array(way, "scale") for way in back for source in graph.sources[way]]
     if any(not torch.equal(each, found[0]) for each in found) or bool((found[0] <= 0).any()):
-        raise RefusalError("its spikes do not all take the same from its potential")
+        raise NotSaidError("its spikes do not all take the same from its potential")
     return found[0]
 
 
@@ -140,4 +140,4 @@ def _levels(size: Tensor, ups: list[Tensor], downs: list[Tensor]) -> Levels:
         wanted = [levels.reached(k + 1) for k in range(len(ups))], [levels.undercut(k + 1) for k in range(len(downs))]
         if all(map(torch.equal, wanted[0] + wanted[1], ups + downs)):
             return levels
-    raise RefusalError("its thresholds are not, to the last bit, those of evenly spaced levels of what its spikes take")
+    raise NotSaidError("its thresholds are not, to the last bit, those of evenly spaced levels of what its spikes take")

@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnpipe.exchange.nir.parts import Given, Made, Part, RefusalError, Wire, alone, settled
+from snnpipe.exchange.nir.parts import Given, Made, NotSaidError, Part, Wire, alone, settled
 from snnpipe.graph import Ref
-
-_NO_BIAS_MAP = "a number that differs from place to place, and NIR's layers have one bias for each channel"
 
 
 def linear(given: Given) -> Made:
     """``linear`` of a flat value."""
     x = given.wire("input")
     if len(x.shape) != 1:
-        raise RefusalError(f"it acts on the last axis of {x.shape}; NIR's Affine takes flat values")
+        raise NotSaidError(f"it acts on the last axis of {x.shape}; NIR's Affine takes flat values")
     return _affine(given, x, given.static("weight"), given.static("bias"))
 
 
@@ -30,7 +28,7 @@ def convolution(given: Given) -> Made:
     x, weight = given.wire("input"), given.static("weight")
     axes = weight.ndim - 2
     if len(x.shape) != axes + 1:
-        raise RefusalError(f"it is applied to a value of shape {x.shape}, without a batch axis")
+        raise NotSaidError(f"it is applied to a value of shape {x.shape}, without a batch axis")
     stride, dilation = (sizes(given.static(name, 1), axes) for name in ("stride", "dilation"))
     weight = _ungrouped(weight, int(given.static("groups", 1)))
     padding = _padding(given.static("padding", 0), weight, dilation)
@@ -42,7 +40,7 @@ def batch_norm(given: Given) -> Made:
     """``(x - mean) g + bias`` with ``g = weight / sqrt(var + eps)``, by channel."""
     mean, var = given.static("running_mean"), given.static("running_var")
     if mean is None or given.static("training", False):
-        raise RefusalError("it takes its statistics from the batch", "write track_running_stats=True")
+        raise NotSaidError("it takes its statistics from the batch", "write track_running_stats=True")
     scale = torch.rsqrt(var.double() + given.static("eps", 1e-5))
     weight, bias = given.static("weight"), given.static("bias")
     scale = scale if weight is None else scale * weight.double()
@@ -73,7 +71,7 @@ def mul(given: Given) -> Made:
 
 def div(given: Given) -> Made:
     """A quotient by numbers."""
-    return _scaled(given, given.wire("a"), 1.0 / torch.as_tensor(given.static("b")))
+    return _scaled(given, given.wire("a"), 1.0 / _numbers(given.static("b")))
 
 
 def concatenation(given: Given) -> Made:
@@ -81,14 +79,14 @@ def concatenation(given: Given) -> Made:
     values, dim = given.node["tensors"], given.static("dim", 0)
     wires = [given.wires[v.name] for v in values if isinstance(v, Ref) and v.name in given.wires]
     if len(wires) != len(values):
-        raise RefusalError("it joins values with constants")
+        raise NotSaidError("it joins values with constants")
     if dim not in (1, -len(given.shape)):
-        raise RefusalError(f"it joins along axis {dim}, and not along the channels")
+        raise NotSaidError(f"it joins along axis {dim}, and not along the channels")
     parts, first = [], 0
     for k, x in enumerate(wires):
         rows = torch.zeros(given.shape[0], x.shape[0], dtype=_dtype(given))
         rows[first : first + x.shape[0]] = torch.eye(x.shape[0])
-        parts.append(_mixed(given.name(f"part{chr(ord('a') + k % 26)}{k}"), x, rows, None))
+        parts.append(_mixed(given.name(f"part{k}"), x, rows, None))
         first += x.shape[0]
     return Made(tuple(parts), Wire(tuple(part.name for part in parts), given.shape))
 
@@ -98,14 +96,14 @@ def piece(given: Given) -> Made:
     x, index = given.wire("a"), given.static("index")
     index = index if isinstance(index, tuple) else (index,)
     if not all(isinstance(i, slice) for i in index) or index[:1] != (slice(None),):
-        raise RefusalError("it takes values from places that no convolution with stride takes", _PIECES)
+        raise NotSaidError("it takes values from places that no convolution with stride takes", _PIECES)
     slices = [i.indices(size) for i, size in zip(index[1:], x.shape, strict=False)]
     slices += [(0, size, 1) for size in x.shape[len(slices) :]]
     rows = torch.eye(x.shape[0], dtype=_dtype(given))[index[1] if len(index) > 1 else slice(None)]
     strides = {step for _, _, step in slices[1:]}
     whole = all(start == 0 and stop == size for (start, stop, _), size in zip(slices[1:], x.shape[1:], strict=True))
     if not whole or len(strides) > 1:
-        raise RefusalError("it takes values from places that no convolution with stride takes", _PIECES)
+        raise NotSaidError("it takes values from places that no convolution with stride takes", _PIECES)
     return alone(_mixed(given.name(), x, rows, None, *strides), given.shape)
 
 
@@ -113,12 +111,12 @@ def pad(given: Given) -> Made:
     """Zeros beside the channels, or the same number on both sides of each other axis."""
     x, sides, value = given.wire("input"), given.static("pad"), given.static("value")
     if given.static("mode", "constant") != "constant" or value not in (None, 0, 0.0):
-        raise RefusalError("it pads with something else than zeros")
+        raise NotSaidError("it pads with something else than zeros")
     pairs = [(sides[i], sides[i + 1]) for i in range(0, len(sides), 2)][::-1]
     pairs = [(0, 0)] * (len(x.shape) - len(pairs)) + pairs
     (before, after), *around = pairs
     if len(pairs) != len(x.shape) or min(map(min, pairs)) < 0 or any(low != high for low, high in around):
-        raise RefusalError("it pads one side more than the other", "pad both sides of an axis alike")
+        raise NotSaidError("it pads one side more than the other", "pad both sides of an axis alike")
     zeros = torch.zeros(before, x.shape[0]), torch.eye(x.shape[0]), torch.zeros(after, x.shape[0])
     rows = torch.cat(zeros).to(_dtype(given))
     return alone(_mixed(given.name(), x, rows, None, 1, tuple(low for low, _ in around)), given.shape)
@@ -126,10 +124,7 @@ def pad(given: Given) -> Made:
 
 def scaled_layer(name: str, x: Wire, scale: Tensor) -> Part:
     """A product with a number, or one for each channel, as a layer: its weights are a diagonal."""
-    rows = torch.diag(scale.reshape(-1).expand(x.shape[0])).to(scale)
-    if scale.numel() not in (1, x.shape[0]) or (scale.numel() > 1 and scale.shape[0] != x.shape[0]):
-        raise RefusalError("it multiplies by numbers that differ from place to place", "use the exact profile")
-    return _mixed(name, x, rows, None)
+    return _mixed(name, x, torch.diag(_channels(scale.double(), x.shape, "multiplies by")), None)
 
 
 def averaging(given: Given, x: Wire, kernel: int, stride: int, padding: int, name: str) -> Part:
@@ -143,12 +138,12 @@ _PIECES = "write it as a convolution with fixed weights"
 
 def _sum(given: Given, first: str, second: str, sign: float) -> Made:
     if not given.travels(second):
-        return _shifted(given, given.wire(first), sign * torch.as_tensor(given.static(second)), 1.0)
+        return _shifted(given, given.wire(first), sign * _numbers(given.static(second)), 1.0)
     if not given.travels(first):
-        return _shifted(given, given.wire(second), torch.as_tensor(given.static(first)), sign)
+        return _shifted(given, given.wire(second), _numbers(given.static(first)), sign)
     a, b = given.wire(first), given.wire(second)
     if a.shape != b.shape:
-        raise RefusalError(f"it adds values of shapes {a.shape} and {b.shape}", "give both the same shape")
+        raise NotSaidError(f"it adds values of shapes {a.shape} and {b.shape}", "give both the same shape")
     made: tuple[Part, ...] = ()
     if sign != 1.0 or set(a.sources) & set(b.sources):
         made += (given.times(given.name("term"), b, torch.tensor(sign)),)
@@ -160,22 +155,25 @@ def _sum(given: Given, first: str, second: str, sign: float) -> Made:
 
 
 def _shifted(given: Given, x: Wire, constant: Tensor, sign: float) -> Made:
-    shift = _channels(constant, x.shape)
+    shift = _channels(constant, x.shape, "adds")
     return _by_channel(given, x, torch.full((x.shape[0],), sign), shift)
 
 
-def _channels(constant: Tensor, shape: tuple[int, ...]) -> Tensor:
+def _channels(constant: Tensor, shape: tuple[int, ...], verb: str) -> Tensor:
     """A constant that broadcasts against (B, *shape) as one number for each channel."""
-    full = constant.expand(1, *shape)[0].reshape(shape[0], -1)
+    try:
+        full = constant.expand(1, *shape)[0].reshape(shape[0], -1)
+    except RuntimeError:
+        raise NotSaidError(f"it {verb} a constant of shape {tuple(constant.shape)}, its value has {shape}") from None
     if bool((full != full[:, :1]).any()):
-        raise RefusalError(f"it adds {_NO_BIAS_MAP}")
+        raise NotSaidError(f"it {verb} numbers that differ from place to place, NIR's layers have one for each channel")
     return full[:, 0]
 
 
 def _scaled(given: Given, x: Wire, scale: Any) -> Made:
-    scale = torch.as_tensor(scale)
+    scale = _numbers(scale)
     if x.shape != given.shape or scale.ndim > len(x.shape) + 1 or (scale.ndim > len(x.shape) and scale.shape[0] != 1):
-        raise RefusalError(f"it multiplies {x.shape} to {given.shape}")
+        raise NotSaidError(f"it multiplies {x.shape} to {given.shape}")
     scale = scale[0] if scale.ndim > len(x.shape) else scale
     return alone(given.times(given.name(), x, scale), given.shape)
 
@@ -183,6 +181,11 @@ def _scaled(given: Given, x: Wire, scale: Any) -> Made:
 def _by_channel(given: Given, x: Wire, scale: Tensor, shift: Tensor) -> Made:
     dtype = _dtype(given)
     return alone(_mixed(given.name(), x, torch.diag(scale).to(dtype), shift.to(dtype)), given.shape)
+
+
+def _numbers(value: Any) -> Tensor:
+    """A constant in float64, so that nothing is rounded before the end."""
+    return torch.as_tensor(value).double() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 def _mixed(
@@ -207,7 +210,7 @@ def _conv(
 ) -> Part:  # fmt: skip
     axes = weight.ndim - 2
     if axes not in (1, 2):
-        raise RefusalError(f"NIR has convolutions of one and two axes, not of {axes}")
+        raise NotSaidError(f"NIR has convolutions of one and two axes, not of {axes}")
     told = {"input_shape": x.shape[1:], "stride": stride, "padding": padding, "dilation": dilation}
     fields = {key: value[0] if axes == 1 else value for key, value in told.items()}
     return Part(name, f"Conv{axes}d", {**fields, "groups": 1, **_weights(weight * x.factor, bias)}, x.sources)
@@ -216,7 +219,7 @@ def _conv(
 def _weights(weight: Tensor, bias: Tensor | None) -> dict[str, Tensor]:
     weight = weight.detach()
     if not bool(weight.isfinite().all()):
-        raise RefusalError(
+        raise NotSaidError(
             "its weights times what a spike is worth are no longer finite: a neuron before it never fired",
             'calibrate on data at which it fires, or write profile="exact"',
         )
@@ -240,7 +243,7 @@ def _padding(padding: Any, weight: Tensor, dilation: tuple[int, ...]) -> tuple[i
     if padding == "same":
         spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
         if any(span % 2 for span in spans):
-            raise RefusalError('padding="same" pads one side more than the other here', "use a kernel of odd size")
+            raise NotSaidError('padding="same" pads one side more than the other here', "use a kernel of odd size")
         return tuple(span // 2 for span in spans)
     return (0,) * axes if padding == "valid" else sizes(padding, axes)
 
@@ -250,7 +253,7 @@ def _squared(weight: Tensor, padding: tuple[int, ...], dilation: tuple[int, ...]
     sides = weight.shape[2:]
     lacking = [max(sides) - side for side in sides]
     if any(each % 2 for each in lacking):
-        raise RefusalError(
+        raise NotSaidError(
             f"its kernel is {' x '.join(map(str, sides))}, and NIR reads square kernels",
             "make it square: zeros beside it, and the same padding",
         )

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from snnpipe.errors import ThresholdError
-from snnpipe.exchange.nir.parts import Given, Made, Part, RefusalError, Wire, alone, settled
+from snnpipe.exchange.nir.parts import Given, Made, NotSaidError, Part, Wire, alone, settled
 from snnpipe.kernels.codebook import Codebook
-from snnpipe.kernels.encoder import encode
+from snnpipe.kernels.encoder import encode, encode_init
 from snnpipe.kernels.levels import reaches, whole
-from snnpipe.kernels.neuron import Neuron
+from snnpipe.kernels.neuron import Neuron, lif_step
 from snnpipe.kernels.precision import wide
 from snnpipe.kernels.statistic import fitted
 
@@ -101,7 +101,7 @@ def hard(given: Given) -> Made:
     neuron, levels = _told(given)
     theta = levels.size.flatten()[0]
     if bool((levels.size != theta).any()):
-        raise RefusalError(
+        raise NotSaidError(
             f"it has thresholds from {levels.size.min().item():g} to {levels.size.max().item():g}, and one spike on a "
             "chip is worth as much as another",
             'measure one for the layer: replace(threshold=percentile(99.9, per="layer"))',
@@ -113,11 +113,11 @@ def hard(given: Given) -> Made:
 def _hard(given: Given, neuron: Neuron, levels: Levels) -> Made:
     options = neuron.options
     if options.get("v_reset") is None:
-        raise RefusalError(f"{neuron} subtracts theta, and NIR's IF is set to v_reset", _HARD)
+        raise NotSaidError(f"{neuron} subtracts theta, and NIR's IF is set to v_reset", _HARD)
     if (levels.low, levels.high) != (0, 1):
-        raise RefusalError(f"{neuron} has more than one level, and NIR's IF has one", _HARD)
+        raise NotSaidError(f"{neuron} has more than one level, and NIR's IF has one", _HARD)
     if options["v_reset"] != options["v_init"] or levels.extra is not None:
-        raise RefusalError(
+        raise NotSaidError(
             f"{neuron} is not reset to where it starts, and simulators start NIR's IF where it is reset to",
             _HARD,
         )
@@ -147,7 +147,7 @@ def _told(given: Given) -> tuple[Neuron, Levels]:
     """The neuron of an ``encode`` node, and what it is in NIR.
 
     Raises:
-        RefusalError: NIR has no primitives for it.
+        NotSaidError: NIR has no primitives for it.
     """
     module = given.neuron
     assert module is not None
@@ -155,7 +155,7 @@ def _told(given: Given) -> tuple[Neuron, Levels]:
     capped = "cap" in module.facts or bool(module.capped_by)
     reason = _objection(neuron, signed, capped)
     if reason:
-        raise RefusalError(f"{neuron} {reason}", _ONE_SPIKE)
+        raise NotSaidError(f"{neuron} {reason}", _ONE_SPIKE)
     book: Codebook = neuron.options["codebook"]
     theta = _elementwise(wide(module.threshold.detach()), given.shape, module.axis, module.origin)
     extra = None if module.charge is None else wide(module.charge.detach()).expand(1, *given.shape)[0]
@@ -173,9 +173,9 @@ def _elementwise(theta: Tensor, shape: tuple[int, ...], axis: int | None, origin
 def _objection(neuron: Neuron, signed: bool, capped: bool) -> str:
     """Why NIR has no primitives for a neuron, "" if it has."""
     book = neuron.options.get("codebook")
-    if neuron.name == "lif":
+    if neuron.step is lif_step:
         return "leaks from v_init, and a threshold cannot stand for an initial potential that fades"
-    if neuron.step is not encode or not isinstance(book, Codebook):
+    if neuron.step is not encode or neuron.init is not encode_init or not isinstance(book, Codebook):
         return "has equations of its own, NIR has thresholds and integrators"
     if book.quantise not in (whole, reaches):
         return "has levels that do not lie evenly, thresholds count even ones"

@@ -52,20 +52,12 @@ class Made:
     wire: Wire
 
 
-@attrs.frozen
-class Refused:
-    """Why NIR cannot say an operator, and what to do."""
-
-    reason: str
-    fix: str = ""
-
-
-class RefusalError(Exception):
-    """Carries a ``Refused`` from the depth of a row to the list of all of them."""
+class NotSaidError(Exception):
+    """What NIR cannot say, or snnpipe cannot read: the reason and what to do, for the list of all of them."""
 
     def __init__(self, reason: str, fix: str = "") -> None:
         super().__init__(reason)
-        self.refused = Refused(reason, fix)
+        self.reason, self.fix = reason, fix
 
 
 @attrs.frozen(eq=False)
@@ -106,13 +98,13 @@ class Given:
         """An operand that travels."""
         value = self.node[operand]
         if not isinstance(value, Ref) or value.name not in self.wires:
-            raise RefusalError(f"its {operand} is no value of the network")
+            raise NotSaidError(f"its {operand} is no value of the network")
         return self.wires[value.name]
 
     def static(self, operand: str, default: Any = None) -> Any:
         """An operand that is the same at every step, its tensors looked up."""
         if self.travels(operand):
-            raise RefusalError(f"its {operand} changes from step to step")
+            raise NotSaidError(f"its {operand} changes from step to step")
 
         def found(leaf: Any) -> Any:
             if isinstance(leaf, Param):
@@ -122,7 +114,7 @@ class Given:
         return map_leaves(found, self.node.get(operand, default))
 
 
-#: ``row(given) -> Made``; raises ``RefusalError`` for what it cannot say.
+#: ``row(given) -> Made``; raises ``NotSaidError`` for what it cannot say.
 Row = Callable[[Given], Made]
 
 

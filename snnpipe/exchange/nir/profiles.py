@@ -10,7 +10,7 @@ from torch import Tensor
 
 from snnpipe.exchange.nir import layers, neurons, shapes
 from snnpipe.exchange.nir.layers import scaled_layer
-from snnpipe.exchange.nir.parts import Part, RefusalError, Rows, Wire
+from snnpipe.exchange.nir.parts import NotSaidError, Part, Rows, Wire
 from snnpipe.frozen import FrozenMap
 
 
@@ -44,6 +44,7 @@ _ROWS: Rows = FrozenMap({
     "add": layers.add, "sub": layers.sub, "neg": layers.neg, "mul": layers.mul, "div": layers.div,
     "cat": layers.concatenation, "getitem": layers.piece, "pad": layers.pad,
     **dict.fromkeys(("identity", "contiguous", "clone", "detach"), shapes.same),
+    "to": shapes.cast, "type_as": shapes.cast,
     **dict.fromkeys(("flatten", "view", "reshape", "squeeze", "view_as"), shapes.reshaped),
 })  # fmt: skip
 
@@ -79,11 +80,11 @@ def check_primitives(profile: Profile, parts: tuple[Part, ...]) -> None:
     """Refuse parts that a profile has not.
 
     Raises:
-        RefusalError: with their kinds.
+        NotSaidError: with their kinds.
     """
     lacking = sorted({part.kind for part in parts} - profile.primitives)
     if lacking:
-        raise RefusalError(f"it needs {', '.join(lacking)}, which the {profile.name} profile has not", _OTHER)
+        raise NotSaidError(f"it needs {', '.join(lacking)}, which the {profile.name} profile has not", _OTHER)
 
 
 _OTHER = 'write to_nir(snn, example, profile="exact")'

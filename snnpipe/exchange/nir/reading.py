@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snnpipe.exchange.nir.integrators import Net
 from snnpipe.exchange.nir.neurons import Levels
-from snnpipe.exchange.nir.parts import RefusalError
+from snnpipe.exchange.nir.parts import NotSaidError
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Node, Param, Ref
 from snnpipe.kernels.codebook import SIGNED, Codebook
@@ -71,7 +71,7 @@ def affine(reading: Reading) -> Read:
     """``Affine`` and ``Linear``."""
     arrays = reading.weights()
     if arrays["weight"].ndim != 2:
-        raise RefusalError(f"its weight has {arrays['weight'].ndim} axes, and not two")
+        raise NotSaidError(f"its weight has {arrays['weight'].ndim} axes, and not two")
     return reading.made("linear", arrays)
 
 
@@ -109,10 +109,10 @@ def fires(reading: Reading) -> Read:
     """``IF``: a hard reset to where it starts."""
     threshold, reset = reading.array("v_threshold"), reading.array("v_reset")
     if bool((reset != 0).any()):
-        raise RefusalError("it is reset to another potential than 0, and NIR does not say where it starts")
+        raise NotSaidError("it is reset to another potential than 0, and NIR does not say where it starts")
     theta = torch.nextafter(threshold, torch.tensor(math.inf, dtype=threshold.dtype))
     if bool((theta <= 0).any()):
-        raise RefusalError("its threshold is not positive")
+        raise NotSaidError("its threshold is not positive")
     levels = Levels(0, 1, theta, 0.0, None)
     return _neuron(reading, integrate_and_fire(v_init=0.0, v_reset=0.0), levels)
 

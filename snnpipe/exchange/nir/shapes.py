@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from snnpipe.exchange.nir.layers import averaging, sizes
-from snnpipe.exchange.nir.parts import Given, Made, Part, RefusalError, Wire, alone, joined, numel
+from snnpipe.exchange.nir.parts import Given, Made, NotSaidError, Part, Wire, alone, joined, numel
 
 #: ``pool(given, wire, kernel, stride, padding, of) -> Made``: the mean over windows of a value (C, H, W), by a profile.
 Pool = Callable[[Given, Wire, tuple[int, ...], tuple[int, ...], tuple[int, ...], str], Made]
@@ -17,6 +17,16 @@ Pool = Callable[[Given, Wire, tuple[int, ...], tuple[int, ...], tuple[int, ...],
 def same(given: Given) -> Made:
     """An operator that gives what it takes."""
     return Made((), given.wire("input"))
+
+
+def cast(given: Given) -> Made:
+    """``to`` and ``type_as`` where the dtype is that already."""
+    x = given.node["input"]
+    if given.values[x.name].dtype != given.values[given.node.name].dtype:
+        raise NotSaidError(
+            f"it makes {given.values[given.node.name].dtype} of its input", "let the network have one dtype"
+        )
+    return same(given)
 
 
 def reshaped(given: Given) -> Made:
@@ -39,7 +49,9 @@ def by_sum(
 ) -> Made:  # fmt: skip
     """Windows by ``SumPool2d``; what a spike is worth falls by the size of the window."""
     if len(kernel) == 1:
-        raise RefusalError("it pools along one axis, and chips pool along two")
+        raise NotSaidError("it pools along one axis, and chips pool along two")
+    if any(padding):
+        raise NotSaidError("it pads, and importers leave out the padding of SumPool2d", "put nn.ZeroPad2d before it")
     made = alone(_pool("SumPool2d", given.name(of), x, kernel, stride, padding), _pooled(x, kernel, stride, padding))
     return attrs.evolve(made, wire=attrs.evolve(made.wire, factor=x.factor / numel(kernel)))
 
@@ -52,11 +64,11 @@ def average_pool(given: Given, pool: Pool) -> Made:
     stride = sizes(given.static("stride", None) or kernel, axes)
     padding = sizes(given.static("padding", 0), axes)
     if given.static("divisor_override") is not None:
-        raise RefusalError("it divides by another number than the size of its windows", "scale its result instead")
+        raise NotSaidError("it divides by another number than the size of its windows", "scale its result instead")
     if any(padding) and not given.static("count_include_pad", True):
-        raise RefusalError("it leaves the padding out of the mean", "write count_include_pad=True, or no padding")
+        raise NotSaidError("it leaves the padding out of the mean", "write count_include_pad=True, or no padding")
     if _pooled(x, kernel, stride, padding) != given.shape:
-        raise RefusalError("its last windows stand out over the edge", "write ceil_mode=False")
+        raise NotSaidError("its last windows stand out over the edge", "write ceil_mode=False")
     return pool(given, x, kernel, stride, padding, "")
 
 
@@ -64,7 +76,7 @@ def adaptive_pool(given: Given, pool: Pool) -> Made:
     """``adaptive_avg_pool1d`` and ``adaptive_avg_pool2d`` whose windows are all of one size."""
     x = given.wire("input")
     if any(size % out for size, out in zip(x.shape[1:], given.shape[1:], strict=True)):
-        raise RefusalError(f"its windows differ in size, from {x.shape[1:]} to {given.shape[1:]}", "pool to a divisor")
+        raise NotSaidError(f"its windows differ in size, from {x.shape[1:]} to {given.shape[1:]}", "pool to a divisor")
     kernel = tuple(size // out for size, out in zip(x.shape[1:], given.shape[1:], strict=True))
     return pool(given, x, kernel, kernel, (0,) * len(kernel), "")
 
@@ -75,7 +87,7 @@ def mean(given: Given, pool: Pool) -> Made:
     rank = len(x.shape) + 1
     axes = {d % rank for d in (dims if isinstance(dims, tuple | list) else (dims,))} if dims not in ((), None) else {0}
     if axes != set(range(2, rank)) or given.static("dtype") is not None or rank < 3:
-        raise RefusalError("it is no mean over all places of a channel", "average with AdaptiveAvgPool2d(1)")
+        raise NotSaidError("it is no mean over all places of a channel", "average with AdaptiveAvgPool2d(1)")
     kernel = x.shape[1:]
     made = pool(given, x, kernel, kernel, (0,) * len(kernel), "pooled")
     return joined(made, _flattened(given, made.wire, ""))
@@ -91,12 +103,12 @@ def _flattened(given: Given, x: Wire, of: str) -> Made:
             fields = {"input_type": x.shape, "start_dim": start, "end_dim": last}
             made = alone(Part(given.name(of), "Flatten", fields, x.sources), given.shape)
             return attrs.evolve(made, wire=attrs.evolve(made.wire, factor=x.factor))
-    raise RefusalError(f"it makes {given.shape} of {x.shape}, and NIR only flattens", "flatten to (B, features)")
+    raise NotSaidError(f"it makes {given.shape} of {x.shape}, and NIR only flattens", "flatten to (B, features)")
 
 
 def _pool(kind: str, name: str, x: Wire, kernel: Any, stride: Any, padding: Any) -> Part:
     if len(kernel) != 2:
-        raise RefusalError(f"NIR pools along two axes, not along {len(kernel)}")
+        raise NotSaidError(f"NIR pools along two axes, not along {len(kernel)}")
     return Part(name, kind, {"kernel_size": kernel, "stride": stride, "padding": padding}, x.sources)
 
 

@@ -17,7 +17,7 @@ from snnpipe.checks import takes
 from snnpipe.codes import RATE
 from snnpipe.emit import neuron_path
 from snnpipe.errors import Problem, SnnpipeError, UnsupportedError, listing
-from snnpipe.exchange.nir.parts import STEP, Given, Made, Part, RefusalError, Wire, alone
+from snnpipe.exchange.nir.parts import STEP, Given, Made, NotSaidError, Part, Wire, alone
 from snnpipe.exchange.nir.profiles import PROFILES, Profile, check_primitives
 from snnpipe.frozen import map_leaves, thaw
 from snnpipe.graph import Graph, Node, Param, Ref, refs, unique_name
@@ -117,8 +117,8 @@ def written(snn: SpikingNetwork, example: Any, profile: Profile, dt: float) -> d
             continue
         try:
             made = _translated(node, network, wires, parts)
-        except RefusalError as error:
-            problems.append(Problem(node.name, node.path, node.where, error.refused.reason, error.refused.fix))
+        except NotSaidError as error:
+            problems.append(Problem(node.name, node.path, node.where, error.reason, error.fix))
             if not network.holds_batches(node):
                 continue
             made = Made((), Wire((), network.shape(node)))  # so that what follows is looked at too
@@ -141,6 +141,14 @@ class _Network:
     params: Mapping[str, Tensor]
     neurons: Mapping[str, SpikingNeuron]
     moving: tuple[Node, ...]
+
+    def reads(self, node: Node) -> bool:
+        """Whether an input's value counts: not its shape alone, and not what it is where it is left out."""
+        if "default" in node.operands and self.values[node.name] is node["default"]:
+            return False
+        users = (self.snn.graph[name] for name in self.snn.graph.users[node.name] if name != "output")
+        return any(node.name in refs(value) for user in users for name, value in user.operands.items()
+                   if user.op not in OPS or name not in OPS[user.op].shape_only)  # fmt: skip
 
     def holds_batches(self, node: Node) -> bool:
         """Whether a value is a tensor of batches as large as the input's."""
@@ -199,13 +207,18 @@ def _problems_of(network: _Network) -> list[Problem]:
     if snn.code != RATE:
         fix = "carry it to RATE: pipe(state, td_rewrite(code=RATE), to_snn)"
         found.append(("code", f"a NIR graph does the same at every step, events under {snn.code} do not", fix))
-    dtypes = {p.dtype for p in network.params.values() if p.is_floating_point()} - {torch.float32, torch.float64}
-    if dtypes:
-        found.append(("dtype", f"it computes in {', '.join(map(str, dtypes))}", "write to_nir(snn.float(), example)"))
-    if len(network.moving) != 1:
-        names = ", ".join(node["name"] for node in network.moving)
-        fix = "give the others a value: trace(model, constants={...}), or name those that do not change: static="
-        found.append(("inputs", f"simulators take graphs of one input, it has {names or 'none that is a float'}", fix))
+    dtypes = {p.dtype for p in network.params.values() if p.is_floating_point()}
+    if len(dtypes) > 1 or dtypes - {torch.float32, torch.float64}:
+        words = " and ".join(sorted(map(str, dtypes)))
+        found.append(
+            ("dtype", f"it computes in {words}, a graph in float32 or float64", "write to_nir(snn.float(), x)")
+        )
+    read = [node["name"] for node in network.snn.graph.inputs if node in network.moving or network.reads(node)]
+    if len(network.moving) != 1 or len(read) > 1:
+        fix = "give the others a value: trace(model, constants={...})"
+        found.append(
+            ("inputs", f"simulators take graphs of one float input, it reads {', '.join(read) or 'none'}", fix)
+        )
     if not isinstance(output, Ref) or network.placed[output.name].form is Form.STATIC:
         fix = "wrap the model so that forward returns the tensor that is wanted"
         found.append(("output", "simulators take graphs that put out one tensor, it gives something else", fix))
@@ -216,11 +229,11 @@ def _translated(node: Node, network: _Network, wires: Mapping[str, Wire], parts:
     """One node as parts."""
     profile = network.profile
     if network.placed[node.name].case in (Case.BILINEAR, Case.GENERAL):
-        raise RefusalError(f"{node.op} is not linear, and NIR has no primitive for it", _NONLINEAR)
+        raise NotSaidError(f"{node.op} is not linear, and NIR has no primitive for it", _NONLINEAR)
     if not network.holds_batches(node):
-        raise RefusalError("its value is no tensor of two axes or more with the batch first", "give it batches")
+        raise NotSaidError("its value is no tensor of two axes or more with the batch first", "give it batches")
     if node.op not in profile.rows and node.op != "input":
-        raise RefusalError(f"NIR has no primitive for {node.op}", "write it as a layer with weights")
+        raise NotSaidError(f"NIR has no primitive for {node.op}", "write it as a layer with weights")
     shape = network.shape(node)
     neuron = network.neurons[neuron_path(node)] if node.op == "encode" else None
     taken = _RESERVED.union(parts, network.snn.graph.by_name.keys() - {node.name})
