@@ -462,15 +462,21 @@ def table(profile: str, names: list[str], found: dict[str, dict[str, Any]]) -> I
     yield "| network | spikes | compared | " + " | ".join(f"{s}, {kind}" for s, kind in columns) + " |"
     yield "|---" + "|--:" * (2 + len(columns)) + "|"
     whys: dict[str, list[str]] = {}
+    errors: dict[str, list[tuple[float, str]]] = {}
     for k, name in enumerate(names):
         rows = {(s, kind): found[s]["rows"][f"{profile}-{k:02}-{kind}"] for s, kind in columns}
         told = next((row for (_, kind), row in rows.items() if "spikes" in row and kind == "float32"), {})
         cells = [told.get("spikes", ""), told.get("compared", ""), *(r.get("differences", "-") for r in rows.values())]
         yield f"| {name} | " + " | ".join(map(str, cells)) + " |"
         for (s, kind), row in rows.items():
-            if "why" in row:
+            if "why" not in row and name != CONTROL:
+                errors.setdefault(f"{s}, {kind}", []).append((row["output"] / row["scale"], name))
+            elif "why" in row:
                 whys.setdefault(f"{s}: {row['why']}", []).append(f"{name}, {kind}")
-    yield ""
+    yield "\nThe decoded outputs differ, relative to the largest, by at most\n"
+    for column, found_there in errors.items():
+        yield f"- {column}: {max(found_there)[0]:.0e} ({max(found_there)[1]})"
+    yield "\nNot compared:\n"
     for why, where in whys.items():
         kinds = {each.rpartition(", ")[2] for each in where}
         short = list(dict.fromkeys(each.rpartition(", ")[0] for each in where))

@@ -262,7 +262,7 @@ def _fields(part: Part, dtype: torch.dtype) -> dict[str, Any]:
     """The fields of a part as NIR has them: arrays, in the dtype of the network."""
     arrays = {"kernel_size", "stride", "padding"} if part.kind.endswith("Pool2d") else {"input_type", "output_type"}
     given = part.fields.items()
-    floats = {key: v.to(dtype).cpu().contiguous().numpy() for key, v in given if isinstance(v, Tensor)}
+    floats = {key: v.to("cpu", dtype, copy=True).contiguous().numpy() for key, v in given if isinstance(v, Tensor)}
     whole = {key: torch.tensor(v).numpy() if key in arrays else v for key, v in given if not isinstance(v, Tensor)}
     return {key: (floats | whole)[key] for key in part.fields}
 
