@@ -1,9 +1,13 @@
 """How every test runs: in two processes when folders are run, each with one thread, and each test from one seed."""
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
+
+#: Modules whose examples need the package nir.
+collect_ignore_glob = [] if find_spec("nir") else ["snnpipe/exchange/nir/*_nir.py"]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

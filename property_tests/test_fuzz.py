@@ -162,6 +162,24 @@ def code(make: Callable[..., Any]) -> Callable[..., Any]:
     return used
 
 
+def where_nir_is(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that needs the package nir; where that is missing it says so, which is an answer."""
+    def called(**options: Any) -> Any:
+        try:
+            return fn(**options)
+        except SnnpipeError as error:
+            if "need the package nir" in str(error):
+                return error
+            raise
+    return called
+
+
+def nir_graph() -> Any:
+    """Something like a ``nir.NIRGraph``: an input that is put out."""
+    nodes = {name: type(name, (), {})() for name in ("Input", "Output")}
+    return type("NIRGraph", (), {"nodes": nodes, "edges": [("Input", "Output")]})()
+
+
 def constructed(kind: Any) -> Callable[..., Any]:
     return lambda **options: kind(**options)
 
@@ -192,6 +210,9 @@ for stage in (fuse, instrument, replace, snnpipe.td_rewrite, to_snn, snnpipe.to_
 call("merge_statistics", lambda other, state: snnpipe.merge_statistics(other)(state), other=lambda: things().measured,
      state=lambda: things().measured)  # fmt: skip
 call("save_statistics", snnpipe.save_statistics, state=lambda: things().measured, path=lambda: FOLDER / "other.pt")
+call("to_nir", where_nir_is(snnpipe.to_nir), snn=lambda: things().snn, example=lambda: things().x, profile="exact",
+     dt=1.0)  # fmt: skip
+call("from_nir", snnpipe.from_nir, graph=lambda: nir_graph(), dt=1.0)
 call("load_statistics", lambda path, state: snnpipe.load_statistics(path)(state), path=lambda: things().path,
      state=lambda: things().traced)  # fmt: skip
 
@@ -324,7 +345,7 @@ JUNK: list[Any] = [
 #: Arguments that are functions; one that can be called so is called, and may then raise what it likes.
 FUNCTIONS = {"stage", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode", "until"}
 #: Arguments that are data or files; what these hold is checked where it is read.
-CONTENTS = {"x", "input", "batches", "path"}
+CONTENTS = {"x", "input", "batches", "path", "example"}
 ROWS_OF_CONTENTS = {"save_statistics", "merge_statistics", "sweep"}
 
 

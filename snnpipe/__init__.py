@@ -28,6 +28,8 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.nir.from_nir import from_nir
+from snnpipe.exchange.nir.to_nir import to_nir
 from snnpipe.exchange.programs import ExportedSteps, to_exported, to_exported_step, to_onnx
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
@@ -78,11 +80,11 @@ __all__ = [
     "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb",
     "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
     "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
-    "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire",
-    "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing", "low_pass",
-    "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
+    "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
+    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
+    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
     "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "roundings",
     "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep",
-    "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_onnx", "to_snn", "trace",
-    "wave", "wires",
+    "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn",
+    "trace", "wave", "wires",
 ]  # fmt: skip

@@ -111,7 +111,7 @@ def to_onnx(program: ExportedProgram, path: str | os.PathLike[str]) -> None:
     try:
         importlib.import_module("onnxscript")
     except ImportError:
-        raise UnsupportedError('to_onnx: needs onnx and onnxscript; pip install "snnpipe[onnx]"') from None
+        raise UnsupportedError("to_onnx needs onnx and onnxscript: pip install onnx onnxscript") from None
     try:
         with silenced(), torch.no_grad():
             made = torch.onnx.export(program, dynamo=True, verbose=False)
