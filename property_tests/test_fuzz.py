@@ -70,9 +70,11 @@ def things() -> SimpleNamespace:
     snn = to_snn(measured)
     path = FOLDER / "statistics.pt"
     snnpipe.save_statistics(measured, path)
+    saved = FOLDER / "conversion"
+    snnpipe.save(snn, saved)
     labelled = [(x, model(x).argmax(1))]
     return SimpleNamespace(
-        model=model, x=x, traced=traced, measured=measured, spiking=replace(measured), snn=snn, path=path,
+        model=model, x=x, traced=traced, measured=measured, spiking=replace(measured), snn=snn, path=path, saved=saved,
         state=snn.init(x), counts=snnpipe.spike_counts(snn, x, T=2), data=labelled,
         swept=snnpipe.sweep(model, ["opi"], batches=[x], data=labelled, T=(1,)), made=recipes.opi()(model, [x], T=2),
     )  # fmt: skip
@@ -188,6 +190,8 @@ for stage in (fuse, instrument, replace, snnpipe.td_rewrite, to_snn, snnpipe.to_
 call("merge_statistics", lambda other, state: snnpipe.merge_statistics(other)(state), other=lambda: things().measured,
      state=lambda: things().measured)  # fmt: skip
 call("save_statistics", snnpipe.save_statistics, state=lambda: things().measured, path=lambda: FOLDER / "other.pt")
+call("save", snnpipe.save, thing=lambda: things().measured, path=lambda: FOLDER / "saved")
+call("load", snnpipe.load, path=lambda: things().saved, own=lambda: {})
 call("load_statistics", lambda path, state: snnpipe.load_statistics(path)(state), path=lambda: things().path,
      state=lambda: things().traced)  # fmt: skip
 
@@ -307,7 +311,7 @@ JUNK: list[Any] = [
 FUNCTIONS = {"stage", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode"}
 #: Arguments that are data or files; what these hold is checked where it is read.
 CONTENTS = {"x", "input", "batches", "path"}
-ROWS_OF_CONTENTS = {"save_statistics", "merge_statistics", "sweep"}
+ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep"}
 
 
 def is_content(name: str, argument: str) -> bool:

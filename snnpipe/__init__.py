@@ -24,6 +24,7 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.files import load, save
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.gaussian import threshold_iteration
@@ -68,9 +69,9 @@ __all__ = [
     "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst", "calibrate", "cascade", "check",
     "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",
     "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
+    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
     "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe",
-    "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save_statistics",
+    "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save", "save_statistics",
     "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
     "threshold_iteration", "to_module", "to_snn", "trace", "wave",
 ]  # fmt: skip
