@@ -169,6 +169,8 @@ def constructed(kind: Any) -> Callable[..., Any]:
 
 # stages
 call("pipe", lambda value, stage: pipe(value, stage), value=lambda: things().model, stage=trace)
+call("pipeline", lambda first, second: snnpipe.pipeline(first, second)(things().model), first=trace, second=fuse)
+call("parse", snnpipe.parse, text="trace | calibrate(99.9%)", data=lambda: [things().x], own=lambda: {})
 call("trace", trace, model=lambda: things().model, inputs=("input",), constants=lambda: {}, leaves=(nn.Linear,),
      unsafe_share=False)  # fmt: skip
 call("trace exported", trace, model=lambda: things().model, example=lambda: things().x, constants=lambda: {})
@@ -308,9 +310,9 @@ JUNK: list[Any] = [
 
 
 #: Arguments that are functions; one that can be called so is called, and may then raise what it likes.
-FUNCTIONS = {"stage", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode"}
+FUNCTIONS = {"stage", "first", "second", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode"}
 #: Arguments that are data or files; what these hold is checked where it is read.
-CONTENTS = {"x", "input", "batches", "path"}
+CONTENTS = {"x", "input", "batches", "path", "text"}
 ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep"}
 
 

@@ -24,6 +24,7 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.expressions import parse
 from snnpipe.exchange.files import load, save
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
@@ -43,7 +44,7 @@ from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
-from snnpipe.stage import pipe
+from snnpipe.stage import Pipeline, pipe, pipeline
 from snnpipe.stages.balance import balance
 from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.correct import correct_bias, correct_potential, correct_threshold
@@ -64,14 +65,15 @@ __version__ = "0.1.0"
 __all__ = [
     "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "QCFS", "RATE", "SITE_RULES", "TD", "TRANSFORMER_RULES",
     "Account", "CalibrationError", "Clock", "Code", "Codebook", "ConversionState", "Declined", "Encoding", "Event",
-    "GraphError", "InputError", "Levels", "Neuron", "Rewrite", "Site", "SiteWarning", "SnnpipeError", "SpikeCount",
-    "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError", "ThresholdWarning",
-    "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst", "calibrate", "cascade", "check",
-    "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema",
-    "encoder", "events", "every_fake_quantize_site", "fixed", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe",
-    "poisson", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "save", "save_statistics",
-    "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite",
-    "threshold_iteration", "to_module", "to_snn", "trace", "wave",
+    "GraphError", "InputError", "Levels", "Neuron", "Pipeline", "Rewrite", "Site", "SiteWarning", "SnnpipeError",
+    "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Sweep", "Threshold", "ThresholdError",
+    "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "account", "balance", "burst",
+    "calibrate", "cascade", "check", "constant", "correct_bias", "correct_potential", "correct_threshold",
+    "correct_weights", "digest", "ema", "encoder", "events", "every_fake_quantize_site", "fixed", "fuse",
+    "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire",
+    "load", "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum",
+    "merge_statistics", "mmse", "one_of_n", "parse", "percentile", "pipe", "pipeline", "poisson", "readout_delay",
+    "recipes", "repaired", "replace", "report", "restarted", "save", "save_statistics", "scaled", "signed_memory",
+    "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep", "td_rewrite", "threshold_iteration",
+    "to_module", "to_snn", "trace", "wave",
 ]  # fmt: skip

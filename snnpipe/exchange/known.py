@@ -60,13 +60,14 @@ def fields_of(record: Any) -> dict[str, Any]:
 
 def _network(snn: SpikingNetwork) -> dict[str, Any]:
     _, (graph, params, code, history, training, budget) = snn.__reduce__()[:2]
-    return {"graph": graph, "params": params, "code": code, "history": history, "training": training, "budget": budget}
+    run = {"training": training, "budget": budget, "made": snn.made}
+    return {"graph": graph, "params": params, "code": code, "history": history} | run
 
 
-def _as_network(training: bool, budget: int | None, **given: Any) -> SpikingNetwork:
-    made = SpikingNetwork(**given).train(training)
-    made.budget = budget
-    return made
+def _as_network(training: bool, budget: int | None, made: tuple[str, ...] = (), **given: Any) -> SpikingNetwork:
+    snn = SpikingNetwork(**given).train(training)
+    snn.__dict__.update(budget=budget, made=made)
+    return snn
 
 
 _RECORDS: dict[str, type] = {

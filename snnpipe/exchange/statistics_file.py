@@ -98,7 +98,7 @@ def _check_identity(entries: Mapping[str, Any], state: ConversionState) -> None:
 
 
 def _said(entry: Mapping[str, Any]) -> str:
-    signs = ", both signs" if entry["signed"] else ""
+    signs = ", both signs" if entry["signed"] is True else ""
     return f"{entry['name']}, channel axis {entry['axis']}{signs}"
 
 

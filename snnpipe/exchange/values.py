@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from snnpipe.containers import Record, Registered
 from snnpipe.errors import SnnpipeError
-from snnpipe.exchange import known, torch_functions
+from snnpipe.exchange import known, torch_functions, torch_modules
 from snnpipe.exchange.tensor_file import DTYPES, METADATA
 from snnpipe.frozen import FrozenList, FrozenMap, Packed, is_namedtuple
 from snnpipe.graph import Param, Ref, unique_name
 from snnpipe.ops.functions import Opaque
-from snnpipe.text import Call, shown
+from snnpipe.text import Call, Configured, shown
 
 #: Attributes of torch that stand for themselves, and what a file calls their kind.
 _NAMED: dict[type, str] = {torch.dtype: "dtype", torch.layout: "layout", torch.memory_format: "memory format"}
@@ -149,12 +149,18 @@ class Writer:
             return None
         return {"call": [name, said]} if name and not options.own and not options.tensors else None
 
+    def partial(self, value: Any, place: str) -> Any:
+        """A function with some of its arguments."""
+        tag = "configured" if isinstance(value, Configured) else "partial"
+        given = self.items(value.args, place), self.fields(value.keywords, place)
+        return {tag: [self(value.func, place), *given]}
+
     def opaque(self, value: Opaque, place: str) -> Any:
         """A module kept as one call: torch's by its class and arguments, one of the user's own by name."""
         module = value._skeleton[0]
-        given = torch_functions.module_arguments(module)
+        given = torch_modules.module_arguments(module)
         if given is None:
-            facts = torch_functions.facts(module)
+            facts = torch_modules.facts(module)
             stem = type(module).__name__
             alike = (name for name, other in self.own.items() if other == facts and name.startswith(stem))
             name = next(alike, unique_name(stem, self.own))
@@ -225,8 +231,6 @@ _TAKEN: dict[Any, Callable[[Writer, Any, str], Any]] = {
     Opaque: Writer.opaque,
     Record: Writer.container,
     Registered: Writer.container,
-    partial: lambda writer, value, place: {
-        "partial": [writer(value.func, place), writer.items(value.args, place), writer.fields(value.keywords, place)]
-    },
+    partial: Writer.partial,
     **{kind: lambda writer, value, place: {_NAMED[type(value)]: str(value).removeprefix("torch.")} for kind in _NAMED},
 }

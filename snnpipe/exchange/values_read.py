@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from snnpipe.containers import Record, Registered
 from snnpipe.errors import SnnpipeError
-from snnpipe.exchange import known, torch_functions
+from snnpipe.exchange import known, torch_functions, torch_modules
 from snnpipe.exchange.graph_read import check_graph
 from snnpipe.exchange.values import Writer, is_dense
 from snnpipe.frontend.shadow import shadow
@@ -23,7 +23,7 @@ from snnpipe.frozen import FrozenList, FrozenMap, Packed, is_namedtuple
 from snnpipe.graph import Param, Ref
 from snnpipe.ops.functions import Opaque
 from snnpipe.ops.modules import weightless
-from snnpipe.text import Call, shown
+from snnpipe.text import Call, Configured, shown
 
 
 @attrs.define
@@ -126,7 +126,7 @@ class Reader:
 
     def module(self, content: Any) -> Opaque:
         """One of torch's modules kept as one call."""
-        return Opaque(torch_functions.make_module(content[0], self.fields(content[1])))
+        return Opaque(torch_modules.make_module(content[0], self.fields(content[1])))
 
     def own_module(self, content: Any) -> Opaque:
         """A module of the user's own, kept as one call; its numbers are those of the file."""
@@ -134,7 +134,7 @@ class Reader:
         if not isinstance(self.own[name], nn.Module):
             raise SnnpipeError(f"own[{name!r}] must be a module, such as the model's, got {shown(self.own[name])}")
         made = weightless(shadow(self.own[name], share=True))
-        there = torch_functions.facts(made)
+        there = torch_modules.facts(made)
         if there != facts:
             paths = [path or "itself" for path in {**facts, **there} if facts.get(path) != there.get(path)]
             raise SnnpipeError(f"own[{name!r}] is not the module that was saved: it differs in {', '.join(paths)}")
@@ -216,6 +216,7 @@ _MADE: dict[str, Callable[[Reader, Any], Any]] = {
     "partial": lambda reader, content: partial(
         reader(content[0]), *map(reader, content[1]), **reader.fields(content[2])
     ),
+    "configured": lambda reader, content: Configured(reader(content[0]), **reader.fields(content[2])),
     "call": Reader.call,
     "module": Reader.module,
     "own": Reader.owned,
