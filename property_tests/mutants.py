@@ -90,6 +90,15 @@ JUNK = [
 ]  # fmt: skip
 
 
+def edited(whole, change):
+    """A file whose content ``change`` has changed in place, and the seal that belongs to it."""
+    header, data = parts(whole)
+    content = json.loads(header["__metadata__"]["snnpipe"])
+    change(content)
+    header["__metadata__"]["snnpipe"] = json.dumps(content)
+    return sealed(header, data)
+
+
 def places(tree, at=()):
     """The way to every part of a JSON tree."""
     yield at

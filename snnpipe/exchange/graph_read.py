@@ -15,8 +15,8 @@ from torch import Tensor
 
 from snnpipe.errors import Problem, SnnpipeError, listing
 from snnpipe.exchange import known
-from snnpipe.exchange.torch_functions import is_method
-from snnpipe.frozen import FrozenMap, Packed
+from snnpipe.exchange.torch_functions import is_method, name_of
+from snnpipe.frozen import FrozenMap, Packed, leaves
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.neuron import Neuron
 from snnpipe.ops.functions import OnCopies, Opaque, WriteThrough, call_method
@@ -74,8 +74,18 @@ def _unlike(node: Node, params: Mapping[str, Tensor]) -> Iterator[Problem]:
     if odd:
         yield Problem(node.name, str(node.path), str(node.where), odd[0])
     reason = _CHECKS[node.op](node, params) if node.op in _CHECKS and not odd else ""
+    operands = node.operands.only(node.operands.keys() - {"target", "neuron"})
+    reason = reason or next((f"it is given the function {leaf!r}" for leaf in leaves(operands) if _is_listed(leaf)), "")
     if reason:
         yield Problem(node.name, str(node.path), str(node.where), reason)
+
+
+def _is_listed(leaf: Any) -> bool:
+    """Whether a value is a function that the user did not give; an operator might call it."""
+    if not callable(leaf) or isinstance(leaf, type):
+        return False
+    made = isinstance(leaf, Opaque | OnCopies | WriteThrough) or hasattr(leaf, "func")
+    return made or bool(known.name_of(leaf) or name_of(leaf))
 
 
 def _input(node: Node, params: Mapping[str, Tensor]) -> str:
@@ -116,7 +126,7 @@ def _call(node: Node, params: Mapping[str, Tensor]) -> str:
     ours = known.name_of(called) and called not in known.OPERATIONS.values()
     odd = isinstance(called, Ref | Param | Neuron | Packed) or not callable(called) or hasattr(called, "func")
     views = called.views if isinstance(called, WriteThrough) else ()
-    if any(not callable(view) or view is call_method or hasattr(view, "func") for view in views):
+    if any(not callable(view) or hasattr(view, "func") or view in (call_method, getattr) for view in views):
         return "it writes through a view that is none"
     return f"it calls {called!r}" if ours or odd else ""
 

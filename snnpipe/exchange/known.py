@@ -137,6 +137,12 @@ FUNCTIONS: FrozenMap[str, Callable[..., Any]] = FrozenMap({
     **OPERATIONS,
 })  # fmt: skip
 
+
+def is_operation(value: Any) -> bool:
+    """Whether it is a function that reads or calls what its arguments name, so that these must be looked at."""
+    return value is getattr or any(value is operation for operation in OPERATIONS.values())
+
+
 _FUNCTION_NAMES: dict[int, str] = {}
 for _name, _fn in FUNCTIONS.items():
     _FUNCTION_NAMES.setdefault(id(_fn), _name)

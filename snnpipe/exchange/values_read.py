@@ -65,6 +65,8 @@ class Reader:
         if type(given) is known.KINDS[tag].cls:
             return self.whole(name, given, tag, content)
         fields = self.fields(content)
+        if tag not in _OF_NODES and any(known.is_operation(value) for value in fields.values()):
+            raise SnnpipeError(f"a {tag} holds a function that only nodes of a graph may call")
         if "graph" in fields:
             check_graph(fields["graph"], fields["params"])
         return known.KINDS[tag].make(**fields)
@@ -114,6 +116,13 @@ class Reader:
         if not isinstance(found, type):
             raise SnnpipeError(f"own[{content.get('own')!r}] must be a class, got {shown(found)}")
         return found
+
+    def partial(self, content: Any, kind: type) -> Any:
+        """A function with some of its arguments."""
+        fn = self(content[0])
+        if known.is_operation(fn):
+            raise SnnpipeError("it fixes arguments of a function that only nodes of a graph may call")
+        return kind(fn, *map(self, content[1]), **self.fields(content[2]))
 
     def call(self, content: Any) -> Call | None:
         """What a record was made by, if that makes it."""
@@ -168,6 +177,8 @@ def missing(said: Any, own: Mapping[str, Any], within: str = "") -> Iterator[tup
             yield from missing(content, own, whole or within)
 
 
+#: Records that hold what nodes of a graph call.
+_OF_NODES = frozenset({"Node", "OnCopies", "WriteThrough"})
 #: Records that may be given whole.
 _WHOLE = frozenset({"Neuron", "Code", "Threshold", "Statistic", "Codebook", "Recipe"})
 
@@ -213,10 +224,8 @@ _MADE: dict[str, Callable[[Reader, Any], Any]] = {
     "tensor": Reader.tensor,
     "function": _function,
     "torch": lambda reader, content: torch_functions.function(content),
-    "partial": lambda reader, content: partial(
-        reader(content[0]), *map(reader, content[1]), **reader.fields(content[2])
-    ),
-    "configured": lambda reader, content: Configured(reader(content[0]), **reader.fields(content[2])),
+    "partial": lambda reader, content: reader.partial(content, partial),
+    "configured": lambda reader, content: reader.partial(content, Configured),
     "call": Reader.call,
     "module": Reader.module,
     "own": Reader.owned,
