@@ -127,12 +127,15 @@ class ConversionState:
         StageError, events=several(instance(Event, "must be an Event"), "events, such as Event(stage, subject, action)")
     )
     def evolve(self, *events: Event, **changes: Any) -> ConversionState:
-        """A new state with some fields changed and ``events`` added to the history; this one is unchanged."""
+        """A new state with some fields changed and ``events`` added to the history; this one is unchanged.
+
+        Its text, ``made``, gets ``...``, for what a function of one's own did; a stage says what it is.
+        """
         if "graph" in changes:
             graph = _GRAPH.hold(changes["graph"], "graph", "ConversionState", StageError)
             params = _MAP.hold(as_map(changes.get("params", self.params)), "params", "ConversionState", StageError)
             changes["params"] = params.only(graph.param_keys())
-        changes.setdefault("made", (*self.made, "..."))  # a stage says what it is
+        changes.setdefault("made", (*self.made, "..."))
         return attrs.evolve(self, history=self.history + events, **changes)
 
     @takes(StageError, fn=function("graph_module"))

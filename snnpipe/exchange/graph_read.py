@@ -74,7 +74,8 @@ def _unlike(node: Node, params: Mapping[str, Tensor]) -> Iterator[Problem]:
     if odd:
         yield Problem(node.name, str(node.path), str(node.where), odd[0])
     reason = _CHECKS[node.op](node, params) if node.op in _CHECKS and not odd else ""
-    operands = node.operands.only(node.operands.keys() - {"target", "neuron"})
+    own = node.op == "call" and not _is_listed(node.get("target"))  # what a function of the user's is given is theirs
+    operands = () if own else node.operands.only(node.operands.keys() - {"target", "neuron"})
     reason = reason or next((f"it is given the function {leaf!r}" for leaf in leaves(operands) if _is_listed(leaf)), "")
     if reason:
         yield Problem(node.name, str(node.path), str(node.where), reason)
@@ -125,10 +126,19 @@ def _call(node: Node, params: Mapping[str, Tensor]) -> str:
         return "" if name in _GETATTR else f"it reads the attribute {name!r}"
     ours = known.name_of(called) and called not in known.OPERATIONS.values()
     odd = isinstance(called, Ref | Param | Neuron | Packed) or not callable(called) or hasattr(called, "func")
-    views = called.views if isinstance(called, WriteThrough) else ()
-    if any(not callable(view) or hasattr(view, "func") or view in (call_method, getattr) for view in views):
-        return "it writes through a view that is none"
+    if isinstance(called, WriteThrough):
+        return _views(called.views, args[2:])
     return f"it calls {called!r}" if ours or odd else ""
+
+
+def _views(views: Any, given: tuple[Any, ...]) -> str:
+    """Whether what makes a view of a tensor, each with its arguments, does no more than that."""
+    for view, argument in zip(views, given, strict=True):
+        name = argument[0][0] if argument[0] else ""
+        named = (view is getattr and name in _GETATTR) or (view is call_method and is_method(name))
+        if not callable(view) or hasattr(view, "func") or (view in (getattr, call_method) and not named):
+            return "it writes through a view that is none"
+    return ""
 
 
 def _opaque(target: Opaque, args: tuple[Any, ...], params: Mapping[str, Tensor]) -> str:
