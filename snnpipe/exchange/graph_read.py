@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snnpipe.errors import Problem, SnnpipeError, listing
 from snnpipe.exchange import known
-from snnpipe.exchange.torch_functions import is_method, name_of
+from snnpipe.exchange.torch_functions import class_name, is_method, name_of
 from snnpipe.frozen import FrozenMap, Packed, leaves
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.neuron import Neuron
@@ -74,7 +74,8 @@ def _unlike(node: Node, params: Mapping[str, Tensor]) -> Iterator[Problem]:
     if odd:
         yield Problem(node.name, str(node.path), str(node.where), odd[0])
     reason = _CHECKS[node.op](node, params) if node.op in _CHECKS and not odd else ""
-    own = node.op == "call" and not _is_listed(node.get("target"))  # what a function of the user's is given is theirs
+    called = node.get("target")  # what a function of the user's own is given is theirs
+    own = node.op == "call" and not _is_listed(called) and not (isinstance(called, type) and class_name(called))
     operands = () if own else node.operands.only(node.operands.keys() - {"target", "neuron"})
     reason = reason or next((f"it is given the function {leaf!r}" for leaf in leaves(operands) if _is_listed(leaf)), "")
     if reason:
