@@ -70,9 +70,11 @@ def things() -> SimpleNamespace:
     snn = to_snn(measured)
     path = FOLDER / "statistics.pt"
     snnpipe.save_statistics(measured, path)
+    saved = FOLDER / "conversion"
+    snnpipe.save(snn, saved)
     labelled = [(x, model(x).argmax(1))]
     return SimpleNamespace(
-        model=model, x=x, traced=traced, measured=measured, spiking=replace(measured), snn=snn, path=path,
+        model=model, x=x, traced=traced, measured=measured, spiking=replace(measured), snn=snn, path=path, saved=saved,
         state=snn.init(x), counts=snnpipe.spike_counts(snn, x, T=2), data=labelled,
         swept=snnpipe.sweep(model, ["opi"], batches=[x], data=labelled, T=(1,)), made=recipes.opi()(model, [x], T=2),
         program=torch.export.export(nn.Linear(2, 2), (x[:, :2],)),
@@ -186,6 +188,8 @@ def constructed(kind: Any) -> Callable[..., Any]:
 
 # stages
 call("pipe", lambda value, stage: pipe(value, stage), value=lambda: things().model, stage=trace)
+call("pipeline", lambda first, second: snnpipe.pipeline(first, second)(things().model), first=trace, second=fuse)
+call("parse", snnpipe.parse, text="trace | calibrate(99.9%)", data=lambda: [things().x], own=lambda: {})
 call("trace", trace, model=lambda: things().model, inputs=("input",), constants=lambda: {}, leaves=(nn.Linear,),
      unsafe_share=False)  # fmt: skip
 call("trace exported", trace, model=lambda: things().model, example=lambda: things().x, constants=lambda: {})
@@ -213,6 +217,8 @@ call("save_statistics", snnpipe.save_statistics, state=lambda: things().measured
 call("to_nir", where_nir_is(snnpipe.to_nir), snn=lambda: things().snn, example=lambda: things().x, profile="exact",
      dt=1.0)  # fmt: skip
 call("from_nir", snnpipe.from_nir, graph=lambda: nir_graph(), dt=1.0)
+call("save", snnpipe.save, thing=lambda: things().measured, path=lambda: FOLDER / "saved")
+call("load", snnpipe.load, path=lambda: things().saved, own=lambda: {})
 call("load_statistics", lambda path, state: snnpipe.load_statistics(path)(state), path=lambda: things().path,
      state=lambda: things().traced)  # fmt: skip
 
@@ -343,10 +349,12 @@ JUNK: list[Any] = [
 
 
 #: Arguments that are functions; one that can be called so is called, and may then raise what it likes.
-FUNCTIONS = {"stage", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode", "until"}
+FUNCTIONS = {
+    "stage", "first", "second", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode", "until",
+}  # fmt: skip
 #: Arguments that are data or files; what these hold is checked where it is read.
-CONTENTS = {"x", "input", "batches", "path", "example"}
-ROWS_OF_CONTENTS = {"save_statistics", "merge_statistics", "sweep"}
+CONTENTS = {"x", "input", "batches", "path", "example", "text"}
+ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep"}
 
 
 def is_content(name: str, argument: str) -> bool:

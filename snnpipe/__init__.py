@@ -28,6 +28,8 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.expressions import parse
+from snnpipe.exchange.files import load, save
 from snnpipe.exchange.nir.from_nir import from_nir
 from snnpipe.exchange.nir.to_nir import to_nir
 from snnpipe.exchange.programs import ExportedSteps, to_exported, to_exported_step, to_onnx
@@ -51,7 +53,7 @@ from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.until import Stopped, confident
-from snnpipe.stage import pipe
+from snnpipe.stage import Pipeline, pipe, pipeline
 from snnpipe.stages.absorb import absorb
 from snnpipe.stages.balance import balance
 from snnpipe.stages.calibrate import calibrate
@@ -75,16 +77,16 @@ __all__ = [
     "AKIDA_1", "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "LOIHI_2", "QCFS", "RATE", "SITE_RULES", "SPECK_2E",
     "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning",
     "ConversionState", "Core", "Declined", "Encoding", "Event", "ExportedSteps", "GraphError", "InputError",
-    "LayerLimits", "Levels", "Limit", "Neuron", "Rewrite", "Rounding", "Site", "SiteWarning", "SnnpipeError",
-    "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target", "Threshold",
-    "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb",
-    "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
-    "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
+    "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Site", "SiteWarning",
+    "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target",
+    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
+    "absorb", "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
+    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
     "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "percentile", "pipe", "poisson",
-    "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "roundings",
-    "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep",
-    "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn",
-    "trace", "wave", "wires",
+    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
+    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "parse", "percentile", "pipe",
+    "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
+    "roundings", "save", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
+    "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module",
+    "to_nir", "to_onnx", "to_snn", "trace", "wave", "wires",
 ]  # fmt: skip

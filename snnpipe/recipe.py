@@ -114,6 +114,7 @@ class Recipe:
         for correct in self.corrections:
             state = correct(batches, T=self.pre + T, code=code, schedule=self.schedule)(state)
         snn = pipe(state, td_rewrite(code=code), to_snn)
+        snn.__dict__["made"] = (repr(self),)
         return Converted(self, snn, T, self.delay(snn, batches, T) if self.delay else 0)
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import function
 from snnpipe.rules.spec import SPEC
 from snnpipe.state import ConversionState
-from snnpipe.text import Call, written
+from snnpipe.text import Call, text_of, written
 
 
 class Stage(Protocol):
@@ -81,7 +81,9 @@ class BoundStage:
             if not holds(state):
                 raise StageError(f"{self.name}: {sentence}")
         result = self.fn(state, **self.config)
-        return check_spec(self.name, result) if isinstance(result, ConversionState) else result
+        if not isinstance(result, ConversionState) or result is state:
+            return result
+        return attrs.evolve(check_spec(self.name, result), made=(*state.made, self.text))
 
     @property
     def name(self) -> str:
@@ -92,6 +94,11 @@ class BoundStage:
             return str(self.made)
         options = ", ".join(f"{key}={written(value)}" for key, value in self.config.items())
         return f"{self.name}({options})" if options else self.name
+
+    @property
+    def text(self) -> str:
+        """The expression without the data in it: what ``parse`` reads."""
+        return self.made.text if self.made else repr(self)
 
 
 @attrs.frozen(repr=False)
@@ -118,6 +125,7 @@ def stage(*requires: Requirement, **checks: Check) -> Callable[[Callable[..., An
         def staged(*state: Any, **config: Any) -> Any:
             return bound(*state, **config)
 
+        staged.bound = bound  # type: ignore[attr-defined]
         staged.__signature__ = _readable(inspect.signature(fn))  # type: ignore[attr-defined]
         return staged
 
@@ -150,6 +158,43 @@ def check_spec(name: str, state: ConversionState) -> ConversionState:
     if problems:
         raise GraphError(listing(f"{name} left an invalid graph", problems))
     return state
+
+
+def _bound(stages: tuple[Callable[..., Any], ...]) -> tuple[Callable[..., Any], ...]:
+    """Stages, those without options as they are when called with none."""
+    return tuple(getattr(given, "bound", given) for given in stages)
+
+
+@attrs.frozen(repr=False)
+class Pipeline:
+    """Stages in a row, as one stage; ``str`` of it is its text, which ``parse`` reads.
+
+    Attributes:
+        stages: each a stage.
+    """
+
+    stages: tuple[Callable[..., Any], ...] = attrs.field(converter=_bound)
+
+    def __call__(self, value: Any) -> Any:
+        return pipe(value, *self.stages)
+
+    def __repr__(self) -> str:
+        return " | ".join(map(text_of, self.stages))
+
+
+def pipeline(*stages: Callable[..., Any]) -> Pipeline:
+    """Stages as one value, which can be called, compared, written as text and read back by ``parse``.
+
+    >>> from snnpipe import DIFFERENTIAL, cascade, fuse, replace, td_rewrite, trace
+    >>> pipeline(trace, fuse, replace(neuron=cascade(n=4)), td_rewrite(code=DIFFERENTIAL))
+    trace | fuse | replace(neuron=cascade()) | td_rewrite(code=DIFFERENTIAL)
+
+    Raises:
+        StageError: one of the stages is no function.
+    """
+    for number, given in enumerate(stages, start=1):
+        _STAGE.hold(given, f"stage {number}", "pipeline", StageError)
+    return Pipeline(stages)
 
 
 def pipe(value: Any, *stages: Callable[..., Any]) -> Any:

@@ -104,6 +104,7 @@ class ConversionState:
         threshold: the threshold rule the statistics were measured for, ``None`` before ``instrument``.
         code: the code the graph has been carried to, ``None`` before ``td_rewrite``.
         history: what the stages did.
+        made: the text of each stage that changed something; ``...`` for a function of one's own.
     """
 
     graph: Graph = attrs.field(validator=valid(_GRAPH, StageError))
@@ -113,6 +114,7 @@ class ConversionState:
     threshold: Any = None
     code: Code | None = attrs.field(default=None, validator=valid(optional(CODE), StageError))
     history: tuple[Event, ...] = ()
+    made: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         made = f"code={self.code}, " if self.code else ""
@@ -125,11 +127,15 @@ class ConversionState:
         StageError, events=several(instance(Event, "must be an Event"), "events, such as Event(stage, subject, action)")
     )
     def evolve(self, *events: Event, **changes: Any) -> ConversionState:
-        """A new state with some fields changed and ``events`` added to the history; this one is unchanged."""
+        """A new state with some fields changed and ``events`` added to the history; this one is unchanged.
+
+        Its text, ``made``, gets ``...``, for what a function of one's own did; a stage says what it is.
+        """
         if "graph" in changes:
             graph = _GRAPH.hold(changes["graph"], "graph", "ConversionState", StageError)
             params = _MAP.hold(as_map(changes.get("params", self.params)), "params", "ConversionState", StageError)
             changes["params"] = params.only(graph.param_keys())
+        changes.setdefault("made", (*self.made, "..."))
         return attrs.evolve(self, history=self.history + events, **changes)
 
     @takes(StageError, fn=function("graph_module"))

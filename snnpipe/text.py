@@ -47,8 +47,17 @@ class Call:
         return self.fn(**self.options | changes)
 
     def __str__(self) -> str:
+        return self._written(self.options)
+
+    @property
+    def text(self) -> str:
+        """The expression without the data in it: what ``parse`` reads."""
+        found = self._written({key: _unfilled(key, value) for key, value in self.options.items() if key != "batches"})
+        return found.removesuffix("()") if "batches" in self.options else found
+
+    def _written(self, options: Mapping[str, Any]) -> str:
         parameters = inspect.signature(self.fn).parameters
-        given = {key: value for key, value in self.options.items() if not same(value, parameters[key].default)}
+        given = {key: value for key, value in options.items() if not same(value, parameters[key].default)}
         by_position = [key for key in given if parameters[key].kind is not inspect.Parameter.KEYWORD_ONLY]
         place = "recipes." if self.module == "snnpipe.recipes" else ""
         return f"{place}{self.name}({_arguments(given, by_position)})"
@@ -72,9 +81,63 @@ class Configured(functools.partial[Any]):
     """A function with some of its options given; ``repr`` is the call that gave them."""
 
     def __repr__(self) -> str:
+        return self._written(self.keywords)
+
+    @property
+    def text(self) -> str:
+        """The expression without the data in it: what ``parse`` reads."""
+        return self._written({key: _unfilled(key, value) for key, value in self.keywords.items()})
+
+    def _written(self, options: Mapping[str, Any]) -> str:
+        return f"{written(self.func)}({_arguments(self._given(options), [])})"
+
+    def _given(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options that are not as by default."""
         parameters = inspect.signature(self.func).parameters
-        given = {key: value for key, value in self.keywords.items() if not same(value, parameters[key].default)}
-        return f"{written(self.func)}({_arguments(given, [])})"
+        return {key: value for key, value in options.items() if not same(value, parameters[key].default)}
+
+    def __eq__(self, other: Any) -> bool:
+        if type(other) is not Configured or self.func != other.func:
+            return False
+        mine, theirs = self._given(self.keywords), other._given(other.keywords)
+        return mine.keys() == theirs.keys() and all(_alike(mine[k], theirs[k]) for k in mine)
+
+    def __hash__(self) -> int:
+        return hash((self.func, *self._given(self.keywords)))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two options are equal; of data, whether they are the same."""
+    return same(a, b) or (isinstance(a, list | dict) and not _is_data((a, b)) and type(a) is type(b) and bool(a == b))
+
+
+class _Name(str):
+    """Stands for a value that a text leaves out; it is written without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _unfilled(key: str, value: Any) -> Any:
+    """A value as a text has it: data are the name they are given by."""
+    return _Name(key) if _is_data(value) else value
+
+
+def _is_data(value: Any) -> bool:
+    if isinstance(value, list | tuple | dict):
+        return any(map(_is_data, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, Tensor)
+
+
+def text_of(value: Any) -> str:
+    """A stage or another value as the text that ``parse`` reads.
+
+    >>> import snnpipe
+    >>> text_of(snnpipe.calibrate([1.0], max_batches=3)), text_of(snnpipe.trace), text_of(snnpipe.RATE)
+    ('calibrate(max_batches=3)', 'trace', 'RATE')
+    """
+    found = getattr(value, "text", None)
+    return found if isinstance(found, str) and not isinstance(value, type) else written(value)
 
 
 def expression(record: Any) -> str:

@@ -13,7 +13,7 @@ import torch
 
 import snnpipe
 from snnpipe.errors import SnnpipeError
-from snnpipe.exchange import sealed
+from snnpipe.exchange import tensor_file
 from snnpipe.exchange.atomic import write_atomically
 from snnpipe.exchange.sealed import read_sealed, write_sealed
 
@@ -105,6 +105,6 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
         def write(self, content):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(sealed, "write_atomically", lambda path, write: write(Full()))
+    monkeypatch.setattr(tensor_file, "write_atomically", lambda path, write: write(Full()))
     with pytest.raises(SnnpipeError, match="file cannot be written: No space left on device"):
         write_sealed({"a": torch.ones(3)}, str(tmp_path / "file"))

@@ -177,7 +177,8 @@ def test_spikes_per_neuron_without_neurons():
 def test_report_groups_events_by_stage_and_aligns_columns(x):
     snn = converted(plain_net, x)
     table, _, summary = report(snn).partition("\n\n")
-    lines = table.splitlines()
+    first, *lines = table.splitlines()
+    assert first == "pipeline: trace | fuse | calibrate | replace | to_snn"
     stages = [line for line in lines if not line.startswith(" ")]
     assert stages == ["trace", "fuse", "instrument", "calibrate", "replace", "td_rewrite"]
     assert len(lines) == len(stages) + len(snn.history)

@@ -26,7 +26,7 @@ _SUBJECT = instance(
 
 @takes(StageError, subject=_SUBJECT)
 def report(subject: ConversionState | SpikingNetwork) -> str:
-    """Render the history as a table grouped by stage, then the kinds of unit and whether the network spikes.
+    """Render the pipeline, the history grouped by stage, then the kinds of unit and whether the network spikes.
 
     Args:
         subject: a state between any two stages, or the network.
@@ -34,6 +34,7 @@ def report(subject: ConversionState | SpikingNetwork) -> str:
     >>> from torch import nn
     >>> from snnpipe import fixed, pipe, replace, to_snn, trace
     >>> print(report(pipe(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), trace, replace(threshold=fixed(1.0)), to_snn)))
+    pipeline: trace | replace(threshold=fixed(1)) | to_snn
     trace
       Sequential  traced symbolically  taken in evaluation mode
     instrument
@@ -47,7 +48,8 @@ def report(subject: ConversionState | SpikingNetwork) -> str:
     fully spiking
     """
     lines = [*_table(subject.history), "", *unit_lines(subject)]
-    return "\n".join(lines if subject.history else lines[1:])
+    text = [f"pipeline: {' | '.join(subject.made)}"] * bool(subject.made)
+    return "\n".join(text + (lines if subject.history else lines[1:]))
 
 
 def unit_lines(subject: ConversionState | SpikingNetwork) -> list[str]:

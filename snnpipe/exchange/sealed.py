@@ -1,12 +1,13 @@
-"""Files of plain tensors and numbers, with a seal that tells whether they are undamaged.
+"""Files of plain values: tensors, numbers, texts, and dictionaries and lists of them.
 
-A sealed file is what ``torch.save`` writes and one more line, a hash of all that stands before it; ``torch.load`` reads
-it, too.  Knows files; what they hold is the caller's business.
+They are written like conversions (``exchange.tensor_file``).  Those of earlier versions, zip archives of ``torch.save``
+and one more line, a hash of all that stands before it, are read as they are.  What they hold is the caller's business.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import zipfile
 from typing import Any, BinaryIO
@@ -14,7 +15,10 @@ from typing import Any, BinaryIO
 import torch
 
 from snnpipe.errors import SnnpipeError
-from snnpipe.exchange.atomic import write_atomically
+from snnpipe.exchange.tensor_file import open_tensors, reading, write_tensors
+from snnpipe.exchange.values import Writer
+from snnpipe.exchange.values_read import Reader
+from snnpipe.frozen import EMPTY
 
 _NAME = b"\nsnnpipe blake2b "
 _SEAL = len(_NAME) + 64 + 1  # bytes: the name, 64 hexadecimal digits, the end of the line
@@ -28,16 +32,8 @@ def write_sealed(content: Any, path: str) -> None:
     Raises:
         SnnpipeError: the file cannot be written; names it.
     """
-
-    def write(file: BinaryIO) -> None:
-        torch.save(content, file)
-        size = file.seek(0, os.SEEK_END)
-        file.write(_seal(file, size))
-
-    try:
-        write_atomically(path, write)
-    except (OSError, ValueError, RuntimeError) as error:  # torch.save: RuntimeError where the disk is full
-        raise SnnpipeError(f"{path} cannot be written: {_reason(error)}") from error
+    writer = Writer()
+    write_tensors(path, writer.tensors, json.dumps(writer(content, ""), allow_nan=False))
 
 
 def read_sealed(path: str) -> tuple[Any, bool]:
@@ -46,21 +42,21 @@ def read_sealed(path: str) -> tuple[Any, bool]:
     Raises:
         SnnpipeError: there is no such file, it cannot be read, it is damaged, or it is of another kind; names it.
     """
+    with reading(path), open(path, "rb") as file:
+        archive = file.read(len(_ARCHIVE)) == _ARCHIVE
+        sealed = archive and _is_sealed(file, path)
     try:
-        if not os.path.isfile(path):
-            raise SnnpipeError(f"{path} is not a file" if os.path.exists(path) else f"there is no file {path}")
-        with open(path, "rb") as file:
-            if file.read(len(_ARCHIVE)) != _ARCHIVE:
-                raise SnnpipeError(f"{path} is damaged, or was written by something else")
-            sealed = _is_sealed(file, path)
-    except (OSError, ValueError) as error:
-        if isinstance(error, SnnpipeError):
-            raise
-        raise SnnpipeError(f"{path} cannot be read: {_reason(error)}") from error
-    try:
+        if not archive:
+            found = open_tensors(path)
+            said = json.loads(found.text)
+            if isinstance(said, dict) and "thing" in said:
+                raise SnnpipeError(f"{path} holds a conversion; write snnpipe.load(path)")
+            return Reader(found.tensors(), EMPTY)(said), True
         if not sealed:
             _check_archive(path)
         return torch.load(path, map_location="cpu", weights_only=True), sealed
+    except SnnpipeError:
+        raise
     except Exception as error:
         reason = f"it holds more than tensors and numbers, or is damaged ({type(error).__name__})"
         raise SnnpipeError(f"{path} cannot be read: {reason}") from error
@@ -94,8 +90,3 @@ def _seal(file: BinaryIO, size: int) -> bytes:
         content.update(piece)
         size -= len(piece)
     return _NAME + content.hexdigest().encode() + b"\n"
-
-
-def _reason(error: Exception) -> str:
-    known = error.__context__ if isinstance(error, RuntimeError) else error  # torch wraps what the file said
-    return getattr(known, "strerror", None) or str(error).partition("\n")[0]

@@ -56,8 +56,8 @@ def load_statistics(path: str | PathLike[str]) -> BoundStage:
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU())
     >>> state = snnpipe.pipe(model, snnpipe.trace, snnpipe.calibrate([torch.rand(8, 4)]))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_statistics(state, f"{folder}/statistics.pt")
-    ...     again = snnpipe.pipe(model, snnpipe.trace, load_statistics(f"{folder}/statistics.pt"))
+    ...     save_statistics(state, f"{folder}/statistics.safetensors")
+    ...     again = snnpipe.pipe(model, snnpipe.trace, load_statistics(f"{folder}/statistics.safetensors"))
     >>> snnpipe.state_equal(again, state)
     True
 
@@ -143,5 +143,7 @@ def _path(call: str, path: Any) -> str:
         text = ""
     if not text:
         got = "''" if isinstance(path, str) else f"a {type(path).__name__}"
-        raise CalibrationError(f'{call}: expected the path of a file, got {got}; write for example "statistics.pt"')
+        raise CalibrationError(
+            f'{call}: expected the path of a file, got {got}; write for example "statistics.safetensors"'
+        )
     return text

@@ -14,7 +14,7 @@ from snnpipe.exchange.summaries import as_plain, from_plain
 from snnpipe.state import ConversionState, Levels
 
 _FORMAT = "snnpipe statistics"
-_VERSION = 2  # 1 was a summary for each node and nothing else, without a seal
+_VERSION = 3  # 2 was the same as a sealed archive, 1 a summary for each node and nothing else, without a seal
 _FOREIGN = "holds no statistics; expected a file that save_statistics has written"
 _UNFIT = "does not fit this network"
 
@@ -46,7 +46,7 @@ def statistics_in(content: Any, sealed: bool, state: ConversionState) -> dict[st
     Raises:
         CalibrationError: the content is no such statistics, or another network's, or another statistic's.
     """
-    versioned = isinstance(content, Mapping) and content.get("format") == _FORMAT
+    versioned = isinstance(content, Mapping) and _is(content.get("format"), _FORMAT)
     entries = _entries(content, sealed, state) if versioned else content
     plain = {node: entry["summary"] for node, entry in entries.items()} if versioned else entries
     if not isinstance(plain, Mapping) or not plain or not all(_is_summary(value) for value in plain.values()):
@@ -69,7 +69,7 @@ def statistics_in(content: Any, sealed: bool, state: ConversionState) -> dict[st
 def _entries(content: Mapping[str, Any], sealed: bool, state: ConversionState) -> Mapping[str, Any]:
     """What a file of this version says of each site, after the rest of it was held against the state."""
     version = content.get("version")
-    if version != _VERSION:
+    if not any(_is(version, known) for known in (2, _VERSION)):
         raise CalibrationError(f"is of format {version!r}, this snnpipe reads {_VERSION} and older; upgrade snnpipe")
     if not sealed:
         raise CalibrationError("is damaged: its checksum is missing at its end")
@@ -77,7 +77,7 @@ def _entries(content: Mapping[str, Any], sealed: bool, state: ConversionState) -
     if not isinstance(entries, Mapping) or not all(_is_entry(entry) for entry in entries.values()):
         raise CalibrationError(_FOREIGN)
     here = measured(state.threshold)
-    if content.get("measured") != here:
+    if not _is(content.get("measured"), here):
         raise CalibrationError(
             f"holds {content.get('measured')}, measured for {content.get('threshold')}; this state needs {here}, for "
             f"{state.threshold}. Say what it was measured for: "
@@ -91,15 +91,20 @@ def _check_identity(entries: Mapping[str, Any], state: ConversionState) -> None:
     other = [
         Problem(site.name, "", "", f"in the file it is {_said(entry)}, here {_said(identity(site))}")
         for site, entry in sites
-        if any(entry[key] != value for key, value in identity(site).items())
+        if not all(_is(entry[key], value) for key, value in identity(site).items())
     ]
     if other:
         raise CalibrationError(listing(_UNFIT, other))
 
 
 def _said(entry: Mapping[str, Any]) -> str:
-    signs = ", both signs" if entry["signed"] else ""
+    signs = ", both signs" if entry["signed"] is True else ""
     return f"{entry['name']}, channel axis {entry['axis']}{signs}"
+
+
+def _is(found: Any, wanted: Any) -> bool:
+    """Whether they are equal, and of one type; a file may hold a tensor anywhere."""
+    return type(found) is type(wanted) and bool(found == wanted)
 
 
 def _is_entry(value: Any) -> bool:

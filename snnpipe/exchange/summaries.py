@@ -77,10 +77,9 @@ def as_plain(summary: Any) -> dict[str, Any]:
     kind = type(summary)
     if kind not in KINDS:
         raise CalibrationError(f"is a {kind.__name__}; files hold {', '.join(_BY_NAME)}")
-    _check(summary)
-    # a copy: torch.save writes all of the memory that a view looks at
+    check_summary(summary)
     fields = {name: getattr(summary, name) for name in KINDS[kind]}
-    return {"kind": kind.__name__} | {k: v.cpu().clone() if isinstance(v, Tensor) else v for k, v in fields.items()}
+    return {"kind": kind.__name__} | fields
 
 
 def from_plain(plain: Any) -> Any:
@@ -102,11 +101,16 @@ def from_plain(plain: Any) -> Any:
         fields = ", ".join(str(key) for key in plain if key != "kind") or "nothing"
         raise CalibrationError(f"holds {fields}, expected the {', '.join(KINDS[kind])} of {kind.__name__}")
     summary = kind(**{name: plain[name] for name in KINDS[kind]})
-    _check(summary)
+    check_summary(summary)
     return summary
 
 
-def _check(summary: Any) -> None:
+def check_summary(summary: Any) -> None:
+    """Refuse a summary that no measurement gives.
+
+    Raises:
+        CalibrationError: a field does not hold what it must; says which.
+    """
     for name, field in KINDS[type(summary)].items():
         value = getattr(summary, name)
         if not field.holds(value):

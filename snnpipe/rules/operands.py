@@ -7,7 +7,7 @@ that multiplying becomes adding.  Which neuron stands at such a site is not deci
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 
 from snnpipe.graph import Graph, Node, Ref, refs
 from snnpipe.rules.axes import LAYER_AXIS, last_counts_features
@@ -22,6 +22,7 @@ from snnpipe.rules.signals import (
     torch_name,
 )
 from snnpipe.rules.sites import SITE_RULES, Match, SiteRule
+from snnpipe.text import Configured
 
 
 def operand_site(
@@ -50,7 +51,7 @@ def operand_site(
 
 def transformer_rules(rules: tuple[SiteRule, ...] = SITE_RULES, *, currents: bool = False) -> tuple[SiteRule, ...]:
     """``rules``, and operand sites for what they leave as floats, or as ``currents`` as well."""
-    return (*rules, partial(operand_site, neurons=rules, currents=currents))
+    return (*rules, Configured(operand_site, neurons=rules, currents=currents))
 
 
 #: For ``instrument``: sites at activations, and in front of products.

@@ -109,6 +109,10 @@ def check_numbers(given: Mapping[str, Any], graph: Graph) -> None:
         for leaf in tensors(value):
             if _is_whole(leaf):
                 continue
+            if leaf.is_meta:
+                raise InputError(
+                    f"input {name} is on the meta device, where tensors have no numbers; move it: x.to('cpu')"
+                )
             bad = ~leaf.isfinite() if name in currents else leaf.isnan() if minds else None
             if bad is not None and bool(bad.any()):
                 what = "NaN" if bool(leaf.isnan().any()) else "infinity"

@@ -74,6 +74,7 @@ class SpikingNetwork(nn.Module):
             raise InputError(f"SpikingNetwork: params has no {', '.join(missing)}; to_snn(state) makes the network")
         self.graph, self.code, self.history = graph, code, history
         self.budget: int | None = None
+        self.made: tuple[str, ...] = ()
         self._every = frozenset(node["name"] for node in graph.inputs) - static(graph)
         tree = module_tree(graph, params)
         for own in ("_parameters", "_buffers", "_modules"):  # not by setattr: the ANN's names are its own business
@@ -323,7 +324,8 @@ class SpikingNetwork(nn.Module):
         return "\n".join(lines)
 
     def __reduce__(self) -> Any:
-        return _rebuilt, (self.graph, self._params(), self.code, self.history, self.training, self.budget)
+        kept = self.graph, self._params(), self.code, self.history, self.training, self.budget
+        return _rebuilt, kept, {"made": self.made}
 
 
 #: For arguments that are converted networks.

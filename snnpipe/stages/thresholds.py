@@ -119,7 +119,8 @@ class _Fixed:
         return torch.tensor([self.theta])
 
     def __repr__(self) -> str:
-        return f"fixed({self.theta:g})"
+        short = f"{self.theta:g}"
+        return f"fixed({short if float(short) == self.theta else self.theta})"
 
 
 def _as_tensor(theta: Any, site: Site) -> Tensor:

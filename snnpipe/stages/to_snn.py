@@ -27,6 +27,7 @@ def to_snn(state: ConversionState) -> SpikingNetwork:
 
     A graph that was not carried to a code yet gets neurons at its sites (``replace``) and is carried to RATE.
     """
+    made = (*state.made, "to_snn")
     if state.code is None:
         state = state if has_neurons(state.graph) else replace(state)
         state = td_rewrite(code=RATE)(state)
@@ -34,7 +35,9 @@ def to_snn(state: ConversionState) -> SpikingNetwork:
     graph = unlift(state.graph)
     check_numbers_stand(graph, temporal_inputs=False)
     graph, params = laid_out(graph, cloned(state.params, requires_grad=False))
-    return SpikingNetwork(graph, params, state.code, state.history)
+    snn = SpikingNetwork(graph, params, state.code, state.history)
+    snn.__dict__["made"] = made  # not by setattr: the ANN's names are its own business
+    return snn
 
 
 @stage(NO_CODE, NO_ENCODERS)

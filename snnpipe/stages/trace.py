@@ -95,16 +95,12 @@ def trace(
     _1 = relu(input=_0)
     return _1
     """
+    configured = Configured(
+        trace, example=example, check=check, inputs=inputs, constants=constants, leaves=leaves, static=static,
+        unsafe_share=unsafe_share,
+    )  # fmt: skip
     if model is None:
-        options: dict[str, Any] = {
-            "check": check,
-            "inputs": inputs,
-            "constants": constants,
-            "leaves": leaves,
-            "static": static,
-            "unsafe_share": unsafe_share,
-        }
-        return Configured(trace, example=example, **options)
+        return configured
     if example is not None and (inputs is not None or check is not None):
         raise StageError("trace: inputs= and check= are for symbolic tracing; with example=, what it holds is an input")
     if isinstance(model, ExportedProgram):
@@ -125,5 +121,8 @@ def trace(
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
     return ConversionState(
-        with_static(lowered.graph, static), lowered.params, history=(Event("trace", name, how, note),)
+        with_static(lowered.graph, static),
+        lowered.params,
+        history=(Event("trace", name, how, note),),
+        made=(configured.text.removesuffix("()"),),
     )
