@@ -94,7 +94,7 @@ stages = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=8 * settings().max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.one_of(neurons, thresholds, codes, methods))
 def test_values_are_read_back(value):
     again = parse(repr(value))
@@ -102,7 +102,7 @@ def test_values_are_read_back(value):
     assert repr(again) == repr(value)
 
 
-@settings(max_examples=8 * settings().max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.lists(stages, min_size=2, max_size=6))
 def test_pipelines_are_read_back(found):
     whole = pipeline(*found)
@@ -118,7 +118,7 @@ _WORDS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=16 * settings().max_examples)
+@settings(max_examples=8 * settings().max_examples)
 @given(st.lists(_WORDS, max_size=12).map("".join))
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(SnnpipeError):

@@ -85,9 +85,9 @@ def test_what_has_no_text_says_so():
     assert measured.edit(lambda gm: None).made == ("trace", "calibrate", "...")
     with pytest.raises(SnnpipeError, match=r"parse: \.\.\. is neither a literal, a name nor a call"):
         parse("trace | ... | replace")
-    kept = trace(mlp(), example=x)
-    assert kept.made == ("trace(example=example)",)
-    assert state_equal(parse(kept.made[0], own={"example": x})(mlp_like(kept)), kept)
+    kept = trace(mlp(), check=x)
+    assert kept.made == ("trace(check=check)",)
+    assert state_equal(parse(kept.made[0], own={"check": x})(mlp_like(kept)), kept)
 
 
 def mlp_like(state):

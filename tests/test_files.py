@@ -116,11 +116,13 @@ def networks():
         (one_of_n(n=3), DIFFERENTIAL), (st_bif(levels=7), TD), (graded(levels=7), geometric(2.0)),
         (signed_memory(), low_pass(4.0)), (repaired(signed_memory()), restarted(2)),
     ):  # fmt: skip
-        state = pipe(mlp(), trace(example=x), calibrate([x]), replace(neuron=neuron))
+        state = pipe(mlp(), trace, calibrate([x]), replace(neuron=neuron))
         yield str(neuron), state, pipe(state, td_rewrite(code=code), to_snn), (x,)
     kept = nn.Sequential(nn.GRUCell(6, 5), nn.ReLU(), nn.Linear(5, 2)).double()
     state = pipe(kept, trace(leaves=(nn.GRUCell,)), calibrate([x]))
     yield "a module kept whole", state, to_snn(state), (x,)
+    state = pipe(cnn(), trace(example=images()), calibrate([images()]))
+    yield "an exported program", state, to_snn(state), (images(),)
 
 
 def test_the_same_in_a_new_process(tmp_path):
