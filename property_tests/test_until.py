@@ -26,7 +26,9 @@ from snnpipe import (
 )  # fmt: skip
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.table import OPS, STRUCTURAL
-from snnpipe.rules.rows import RULES, Rows, Same, rows
+from snnpipe.rules.row_kinds import Rows, Same
+from snnpipe.rules.row_rules import RULES
+from snnpipe.rules.rows import rows
 from tests.catalogue import CASES
 from tests.helpers import bound
 

@@ -49,10 +49,11 @@ from snnpipe.rewrite import Declined, Rewrite
 from snnpipe.rules.fusion import FUSE_RULES
 from snnpipe.rules.operands import BOTTLENECK_RULES, TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
+from snnpipe.runtime.confident import confident
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
-from snnpipe.runtime.until import Stopped, confident
+from snnpipe.runtime.until import Stopped
 from snnpipe.stage import Pipeline, pipe, pipeline
 from snnpipe.stages.absorb import absorb
 from snnpipe.stages.balance import balance

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
-from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +16,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
 from snnpipe.checks import takes
-from snnpipe.codes import Clock
 from snnpipe.containers import tensors
 from snnpipe.errors import InputError, UnsupportedError
+from snnpipe.exchange.runnable import Run, Step
 from snnpipe.frontend.quiet import silenced
 from snnpipe.kernels.precision import wide
 from snnpipe.options import PATH, STEPS, instance
 from snnpipe.runtime.inputs import bind, check_numbers, check_shapes, sequences
-from snnpipe.runtime.network import CHUNK, NETWORK, SpikingNetwork
-from snnpipe.runtime.program import Program
-from snnpipe.runtime.readout import as_events
+from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.waves import SCHEDULE, STEP, Wave
 
 
@@ -64,7 +61,7 @@ def to_exported(snn: SpikingNetwork, example: Any, *, T: int, schedule: Wave | s
     args, named = _arguments(example)
     clocks = [*wave.clocks(snn.code, T)]
     _bound(snn, args, named)
-    return _exported(_Run(snn, clocks), args, named)
+    return _exported(Run(snn, clocks), args, named)
 
 
 @takes(InputError, snn=NETWORK)
@@ -88,11 +85,11 @@ def to_exported_step(snn: SpikingNetwork, example: Any) -> ExportedSteps:
             "whole run, to_exported(snn, x, T=...), or convert to RATE or TD"
         )
     moving = sequences(given, snn.graph)
-    first = _Step(snn, moving, snn.code.clock(1))
+    first = Step(snn, moving, snn.code.clock(1))
     with torch.no_grad():
         _, state = first(*args, **named)
     numbers = (_number(clocks[0].alpha, given), _number(clocks[0].a, given))
-    then = _Step(snn, moving, clocks[0], later=True)
+    then = Step(snn, moving, clocks[0], later=True)
     return ExportedSteps(_exported(first, args, named), _exported(then, (*numbers, state, *args), named))
 
 
@@ -140,73 +137,6 @@ def _number(value: float, given: Mapping[str, Any]) -> Tensor:
     """A number as precise as the accumulators."""
     like = next(leaf for leaf in tensors(given) if leaf.is_floating_point())
     return torch.tensor(value, dtype=wide(like).dtype, device=like.device)
-
-
-class _Program(nn.Module):
-    """What is exported: ``run`` on a network's inputs, under the names that the ANN's arguments have.
-
-    Args:
-        snn: the network.
-        moving: the inputs that are events.
-        before: the names of further arguments in front of these.
-    """
-
-    def __init__(self, snn: SpikingNetwork, moving: frozenset[str], before: tuple[str, ...] = ()) -> None:
-        super().__init__()
-        self.snn = snn
-        self.program: Program = snn._program(moving)
-        arguments = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in before]
-        for node in snn.graph.inputs:
-            default = node.get("default", Parameter.empty)
-            arguments.append(Parameter(node["name"], Parameter.POSITIONAL_OR_KEYWORD, default=default))
-
-        def forward(*args: Any, **named: Any) -> Any:
-            return self.run(*args, **named)
-
-        forward.__signature__ = Signature(arguments)  # type: ignore[attr-defined]
-        self.forward = forward
-
-    def run(self, *args: Any, **named: Any) -> Any:
-        raise NotImplementedError
-
-    def begun(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-        given = bind(self.snn.graph, args, named)
-        return given, self.program.once(self.snn, given)
-
-
-class _Run(_Program):
-    """A run on a constant input, in windows."""
-
-    def __init__(self, snn: SpikingNetwork, clocks: list[Clock]) -> None:
-        super().__init__(snn, frozenset())
-        self.windows = [clocks[start : start + CHUNK] for start in range(0, len(clocks), CHUNK)]
-
-    def run(self, *args: Any, **named: Any) -> Any:
-        given, statics = self.begun(args, named)
-        cells: Any = {}
-        for clocks in self.windows:
-            cells, frontier = self.program.steps(self.snn, clocks, cells, statics, given)
-        return self.program.read(self.snn, statics, frontier, given)
-
-
-class _Step(_Program):
-    """One step, from nothing at ``clock``, or where ``later``, from a state at a clock that is given."""
-
-    def __init__(self, snn: SpikingNetwork, moving: frozenset[str], clock: Clock, later: bool = False) -> None:
-        super().__init__(snn, moving, ("alpha", "a", "state") if later else ())
-        self.clock, self.later = clock, later
-
-    def run(self, *args: Any, **named: Any) -> Any:
-        clock = self.clock
-        state: Mapping[str, Any] = {"cells": {}, "sent": None}
-        if self.later:
-            (alpha, a, state), args = args[:3], args[3:]
-            clock = clock._replace(alpha=alpha, a=a)
-        given, statics = self.begun(args, named)
-        cells, frontier = self.program.step(self.snn, clock, state["cells"], statics, given)
-        decoded = self.program.read(self.snn, statics, frontier, given)
-        events, sent = as_events(state["sent"], decoded, clock)
-        return events, {"cells": dict(cells), "sent": sent}
 
 
 def _exported(module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> ExportedProgram:
