@@ -1,6 +1,7 @@
 """Every recipe is what its publication says: one layer with a constant current, against the formula."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -213,3 +214,8 @@ def test_linear_bottlenecks_get_neurons_where_these_have_both_signs():
     assert not [event for event in plain.snn.history if event.stage == "recipe"]
     residual = recipes.cascade_mmse()(deep(), [vectors(1)[:, :6].float()], T=2)
     assert not [event for event in residual.snn.history if event.stage == "recipe"]
+
+
+def test_the_page_of_methods_has_every_recipe():
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    assert {name for name in recipes.RECIPES if f"| `{name}(" not in page} == set()

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from snnpipe.codes import Clock
 from snnpipe.containers import tensors
+from snnpipe.errors import InputError
 from snnpipe.graph import Graph
 from snnpipe.ops.modules import held
 from snnpipe.rules.rows import of_batch
 from snnpipe.runtime.activations import activations
+from snnpipe.runtime.inputs import TORCH_SAYS
 from snnpipe.runtime.presented import budget_for, steps_within
 from snnpipe.runtime.shelf import WAITING, Kept, Shelf
 from snnpipe.runtime.stretches import Stretch
@@ -52,8 +54,11 @@ def parts(inputs: Sequence[dict[str, Any]], graph: Graph, root: nn.Module, T: in
 
 
 def _size(given: dict[str, Any], graph: Graph, root: nn.Module, T: int, room: int) -> int:
-    """How many samples go together."""
-    sample = activations(graph)(root, split(given, 1)[0])
+    """How many samples go together; all of them where they do not fit the network, as the walk will say."""
+    try:
+        sample = activations(graph)(root, split(given, 1)[0])
+    except (InputError, *TORCH_SAYS):
+        return 0
     return max(1, steps_within(room, {name: current for name, (current, _) in sample.items()}) // T)
 
 
