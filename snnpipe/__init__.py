@@ -32,7 +32,8 @@ from snnpipe.exchange.expressions import parse
 from snnpipe.exchange.files import load, save
 from snnpipe.exchange.nir.from_nir import from_nir
 from snnpipe.exchange.nir.to_nir import to_nir
-from snnpipe.exchange.programs import ExportedSteps, to_exported, to_exported_step, to_onnx
+from snnpipe.exchange.onnx_file import to_onnx
+from snnpipe.exchange.programs import ExportedSteps, to_exported, to_exported_step
 from snnpipe.exchange.statistics import load_statistics, merge_statistics, save_statistics
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.fused import compiled

@@ -5,10 +5,7 @@ Such a program runs where snnpipe is not.
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +15,10 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from snnpipe.checks import takes
 from snnpipe.containers import tensors
 from snnpipe.errors import InputError, UnsupportedError
-from snnpipe.exchange.runnable import Run, Step
+from snnpipe.exchange.runnable import Run, Step, reason
 from snnpipe.frontend.quiet import silenced
 from snnpipe.kernels.precision import wide
-from snnpipe.options import PATH, STEPS, instance
+from snnpipe.options import STEPS
 from snnpipe.runtime.inputs import bind, check_numbers, check_shapes, sequences
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.waves import SCHEDULE, STEP, Wave
@@ -93,32 +90,6 @@ def to_exported_step(snn: SpikingNetwork, example: Any) -> ExportedSteps:
     return ExportedSteps(_exported(first, args, named), _exported(then, (*numbers, state, *args), named))
 
 
-@takes(InputError, program=instance(ExportedProgram, "must be an ExportedProgram", "write to_exported(snn, x, T=8)"),
-       path=PATH)  # fmt: skip
-def to_onnx(program: ExportedProgram, path: str | os.PathLike[str]) -> None:
-    """Write a program as an ONNX file; its batch axis stays open where the program's is.
-
-    Args:
-        program: what ``to_exported`` or ``to_exported_step`` gave.
-        path: where to.
-
-    Raises:
-        UnsupportedError: packages are missing, or ONNX has no word for an operator.
-    """
-    try:
-        importlib.import_module("onnxscript")
-    except ImportError:
-        raise UnsupportedError("to_onnx needs onnx and onnxscript: pip install onnx onnxscript") from None
-    try:
-        with silenced(), torch.no_grad():
-            made = torch.onnx.export(program, dynamo=True, verbose=False)
-            assert made is not None
-    except torch.onnx.OnnxExporterError as error:
-        raise UnsupportedError(f"to_onnx: {_reason(error)}") from error
-    target = Path(path)
-    made.save(str(target))
-
-
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example, Mapping):
         return (), dict(example)
@@ -151,13 +122,8 @@ def _exported(module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]
             program = torch.export.export(module, args, dict(named), dynamic_shapes=shapes, strict=False)
             found, wanted = program.module()(*args, **named), module(*args, **named)
     except Exception as error:
-        raise UnsupportedError(f"to_exported: torch cannot export this network: {_reason(error)}") from error
+        raise UnsupportedError(f"to_exported: torch cannot export this network: {reason(error)}") from error
     pairs = zip(tensors(found), tensors(wanted), strict=True)
     if not all(torch.equal(a, b) for a, b in pairs):
         raise UnsupportedError("to_exported: the program that torch made gives something else than the network")
     return program
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of what torch says."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

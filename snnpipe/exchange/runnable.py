@@ -80,3 +80,8 @@ class Step(Runnable):
         decoded = self.program.read(self.snn, statics, frontier, given)
         events, sent = as_events(state["sent"], decoded, clock)
         return events, {"cells": dict(cells), "sent": sent}
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what torch says."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

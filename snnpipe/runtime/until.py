@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import attrs
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.options import function, optional
 from snnpipe.rules.row_kinds import Rows
 from snnpipe.rules.rows import of_batch
+from snnpipe.runtime.ledger import Ledger, begun, said
 from snnpipe.runtime.presented import Presented, cut
 from snnpipe.runtime.program import Program
 from snnpipe.runtime.window import of_step
@@ -42,35 +42,6 @@ class Stopped(NamedTuple):
     steps: Tensor
 
 
-@attrs.frozen(eq=False)
-class Ledger:
-    """The samples of a run: what those that have stopped said, and who goes on.
-
-    Attributes:
-        output, steps: of the whole batch, as of ``Stopped``.
-        left: the rows of the whole batch that the network still runs.
-        running: (left,), those of them that have not stopped.
-    """
-
-    output: Any
-    steps: Tensor
-    left: Tensor
-    running: Tensor
-
-    def read(self, output: Any, done: Tensor, t: int) -> Ledger:
-        """After a readout: those that are done stop at step t."""
-        new = self.running & done
-        if not bool(new.any()):
-            return self
-        rows = self.left[new]
-        kept = zip_leaves(lambda all_, now: all_.index_copy(0, rows, now[new]), self.output, output)
-        return attrs.evolve(self, output=kept, steps=self.steps.index_fill(0, rows, t), running=self.running & ~done)
-
-    def without(self) -> Ledger:
-        """Only those that go on are run."""
-        return attrs.evolve(self, left=self.left[self.running], running=self.running[self.running])
-
-
 def stopped(
     run: Presented, call: Callable[..., Any], params: Mapping[str, Tensor], ahead: Sequence[Clock], until: Until
 ) -> Stopped:
@@ -90,8 +61,8 @@ def stopped(
         cells, outputs = _decoded(run.program, call, part, cells, statics, now)
         for clock, output in zip(part, outputs, strict=True):
             memory, done = until(memory, output)
-            ledger = ledger or _begun(output)
-            ledger = ledger.read(output, _said(done, ledger) | (clock is ahead[-1]), clock.t)
+            ledger = ledger or begun(output)
+            ledger = ledger.read(output, said(done, ledger) | (clock is ahead[-1]), clock.t)
         assert ledger is not None
         going = int(ledger.running.sum())
         if not going:
@@ -124,27 +95,6 @@ def check_alone(readout: str, delay: int) -> None:
             'until: each sample is read when it stops, so leave out readout="every" and delay=; iterate gives the '
             "readouts one by one"
         )
-
-
-def _begun(output: Any) -> Ledger:
-    """Before the first readout; every tensor of the output must have a row for each sample."""
-    found = tensors(output)
-    counts = {x.shape[0] if x.ndim else 0 for x in found}
-    if len(counts) != 1 or 0 in counts:
-        shapes = ", ".join(str(tuple(x.shape)) for x in found) or "no tensor"
-        raise InputError(f"until: the output must have a row for each sample, and is {shapes}; write snn.iterate(...)")
-    rows = torch.arange(*counts, device=found[0].device)
-    return Ledger(output, torch.zeros_like(rows), rows, torch.ones_like(rows, dtype=torch.bool))
-
-
-def _said(done: Any, ledger: Ledger) -> Tensor:
-    """What a rule said, if it is a boolean for each sample."""
-    if isinstance(done, Tensor) and done.dtype is torch.bool and done.shape == ledger.left.shape:
-        return done
-    found = f"{done.dtype} {tuple(done.shape)}" if isinstance(done, Tensor) else f"a {type(done).__name__}"
-    raise InputError(
-        f"until: the rule says of each sample whether it is done, booleans {tuple(ledger.left.shape)}, and gave {found}"
-    )
 
 
 def _rows_of(shown: Mapping[str, Any], axes: Mapping[str, int], ledger: Ledger) -> Mapping[str, Any]:
