@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from snnpipe.commands.command import UsageError
-from snnpipe.commands.parser import nearest
 from snnpipe.commands.samples import Reading, Samples
 from snnpipe.exchange.tensor_file import reason
 
@@ -26,8 +25,10 @@ def archive(path: str, reading: Reading) -> Samples:
     arrays = _arrays(path)
     name, labelled = _one(arrays, IMAGES, path), _one(arrays, LABELS, path)
     if not name:
-        near = nearest("images", arrays) if arrays else ""
-        raise UsageError(f"{path} has no array images or x{near}; write np.savez({path!r}, images=..., labels=...)")
+        there = ", ".join(arrays) or "none"
+        raise UsageError(
+            f"{path} has no array images or x, it has {there}; write np.savez({path!r}, images=..., labels=...)"
+        )
     x = _channels_first(_tensor(arrays[name], f"{path}: {name}"), reading.layout, f"{path}: {name}")
     y = _labels(arrays[labelled], len(x), f"{path}: {labelled}") if labelled else None
 

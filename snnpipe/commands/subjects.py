@@ -77,8 +77,7 @@ def read(text: str, own: Own) -> Any:
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
         there = [str(each) for each in sorted(folder.iterdir()) if each.suffix in READERS]
-        near = nearest(text, there) if there else "; a model is module:factory"
-        raise UsageError(f"there is no file {text}{near}")
+        raise UsageError(f"there is no file {text}{nearest(text, there)} (a model of your own is module:factory)")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
