@@ -230,30 +230,30 @@ def test_bytes_as_they_are(tmp_path):
 
 def test_the_layout_that_is_said_is_taken(tmp_path):
     square = np.zeros((2, 3, 5, 3), np.float32)
-    assert next(iter(archive(batches(tmp_path, x=square), attr(layout="nchw")))).shape == (2, 3, 5, 3)
-    assert next(iter(archive(batches(tmp_path, x=square), attr(layout="nhwc")))).shape == (2, 3, 3, 5)
+    assert next(iter(archive(batches(tmp_path, x=square), reading(layout="nchw")))).shape == (2, 3, 5, 3)
+    assert next(iter(archive(batches(tmp_path, x=square), reading(layout="nhwc")))).shape == (2, 3, 3, 5)
 
 
-def attr(**changes):
-    options = dict(batch=128, samples=None, layout="", pixels="", mean=(), std=())
+def reading(**changes):
+    options = {"batch": 128, "samples": None, "layout": "", "pixels": "", "mean": (), "std": ()}
     return Reading(**options | changes)
 
 
 ARCHIVES = {
-    "no images": (dict(image=X), "", "no array images or x, it has image; write np.savez("),
-    "two of a kind": (dict(images=X, x=X), "", "has both images and x"),
-    "ambiguous layout": (dict(x=np.zeros((2, 3, 8, 3), np.float32)), "", "may be NCHW or NHWC; say --layout"),
-    "many channels": (dict(x=np.zeros((2, 16, 8, 8), np.float32)), "", "may be NCHW or NHWC; say --layout"),
-    "layout of vectors": (dict(x=np.zeros((2, 4), np.float32)), "--layout nchw", "--layout is for four axes"),
-    "bytes": (dict(x=BYTES), "", "holds bytes; say --pixels unit"),
-    "floats": (dict(x=X), "--pixels unit", "holds float32, no bytes; leave out --pixels"),
-    "raw bytes scaled": (dict(x=BYTES), "--pixels raw --mean 0.5", "holds uint8, which --mean and --std cannot scale"),
-    "means": (dict(x=X), "--mean 1,2", "--mean has 2 numbers, the data 1 channels"),
-    "objects": (dict(x=np.array([{}])), "", "is no .npz file of plain arrays"),
-    "texts": (dict(x=np.array(["a"])), "", "which is no tensor's"),
-    "empty": (dict(x=X[:0]), "", "is empty: of shape (0, 1, 8, 8)"),
-    "few labels": (dict(x=X, y=np.arange(3)), "", "must be 12 whole numbers, is int64 of shape (3,)"),
-    "float labels": (dict(x=X, labels=np.zeros(12)), "", "must be 12 whole numbers, is float64"),
+    "no images": ({"image": X}, "", "no array images or x, it has image; write np.savez("),
+    "two of a kind": ({"images": X, "x": X}, "", "has both images and x"),
+    "ambiguous layout": ({"x": np.zeros((2, 3, 8, 3), np.float32)}, "", "may be NCHW or NHWC; say --layout"),
+    "many channels": ({"x": np.zeros((2, 16, 8, 8), np.float32)}, "", "may be NCHW or NHWC; say --layout"),
+    "layout of vectors": ({"x": np.zeros((2, 4), np.float32)}, "--layout nchw", "--layout is for four axes"),
+    "bytes": ({"x": BYTES}, "", "holds bytes; say --pixels unit"),
+    "floats": ({"x": X}, "--pixels unit", "holds float32, no bytes; leave out --pixels"),
+    "raw bytes scaled": ({"x": BYTES}, "--pixels raw --mean 0.5", "holds uint8, which --mean and --std cannot scale"),
+    "means": ({"x": X}, "--mean 1,2", "--mean has 2 numbers, the data 1 channels"),
+    "objects": ({"x": np.array([{}])}, "", "is no .npz file of plain arrays"),
+    "texts": ({"x": np.array(["a"])}, "", "which is no tensor's"),
+    "empty": ({"x": X[:0]}, "", "is empty: of shape (0, 1, 8, 8)"),
+    "few labels": ({"x": X, "y": np.arange(3)}, "", "must be 12 whole numbers, is int64 of shape (3,)"),
+    "float labels": ({"x": X, "labels": np.zeros(12)}, "", "must be 12 whole numbers, is float64"),
 }
 
 
@@ -310,14 +310,14 @@ def test_a_folder(tmp_path):
 
 def test_a_folder_of_colours(tmp_path):
     wanted = write_images(tmp_path / "images", modes=("RGB",) * 4)
-    ((x, _),) = images_of(str(tmp_path / "images"), attr(pixels="raw", samples=1))
+    ((x, _),) = images_of(str(tmp_path / "images"), reading(pixels="raw", samples=1))
     assert torch.equal(x[0], torch.as_tensor(wanted[0]).permute(2, 0, 1))
 
 
 FOLDERS = {
-    "other sizes": (dict(sizes=((8, 8), (8, 8), (6, 8), (8, 8))), "", "2.png is 1 x 8 x 6"),
-    "other modes": (dict(modes=("L", "L", "RGB", "L")), "", "2.png is 3 x 6 x 8"),
-    "transparent": (dict(modes=("RGBA",) * 4), "", "is of mode RGBA, known are grey (L) and RGB"),
+    "other sizes": ({"sizes": ((8, 8), (8, 8), (6, 8), (8, 8))}, "", "2.png is 1 x 8 x 6"),
+    "other modes": ({"modes": ("L", "L", "RGB", "L")}, "", "2.png is 3 x 6 x 8"),
+    "transparent": ({"modes": ("RGBA",) * 4}, "", "is of mode RGBA, known are grey (L) and RGB"),
     "layout": ({}, "--layout nchw", "--layout is for .npz files"),
 }
 
@@ -387,7 +387,7 @@ def test_a_file_that_is_no_plan(text, here, line):
 
 def test_a_plan_in_a_file(here, line):
     (here / "plan.toml").write_text(
-        'pipeline = [\n  "trace",\n  "calibrate(99.9%)",\n  "replace(neuron=cascade(n=3))",  # 3 wires\n  "to_snn",\n]\n'
+        'pipeline = [\n  "trace",\n  "calibrate(99.9%)",\n  "replace(neuron=cascade(n=3))",  # wires\n  "to_snn",\n]'
     )
     assert line(f"{CONVERT} --data mymodel:batches --pipeline plan.toml") == 0
     assert "cascade(n=3)" in line.out
