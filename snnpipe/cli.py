@@ -1,20 +1,33 @@
-"""The command line: ``python -m snnpipe demo``."""
+"""The command line, ``python -m snnpipe`` or ``snnpipe``: reads a line, runs its command, prints the answer.
+
+What people read and the answers for programs go to stdout, all else to stderr: progress, warnings, errors, and what
+the user's own modules print.
+"""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+import sys
+import traceback
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
 
 import snnpipe
-from snnpipe.analysis.plots import plot_accuracy, require_matplotlib
-from snnpipe.demo import NEURONS, render, run
+from snnpipe.commands.command import Answer, Command, UsageError
+from snnpipe.commands.own import importable_here
+from snnpipe.commands.parser import Parser, nearest
+from snnpipe.commands.plain import as_json
+from snnpipe.commands.table import commands
 from snnpipe.errors import SnnpipeError
 
-#: The exit status after Ctrl-C, 128 and the number of the signal.
-INTERRUPTED = 130
-MOST_STEPS = 2**16
+#: The exit statuses.  After Ctrl-C it is 128 and the number of the signal.
+YES, NO, WRONG, INTERRUPTED = 0, 1, 2, 130
+_STATUSES = """exit status: 0 yes, or done; 1 the answer is no, or it cannot be done; 2 the line is wrong, or your own
+code failed; 130 after Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,70 +37,102 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, by default this process's.
 
     Returns:
-        The exit status; after Ctrl-C, or where something is missing, ``SystemExit`` is raised with it.
+        The exit status.
     """
-    parser, demo = _parsers()
-    given = parser.parse_args(arguments)
-    if given.command is None:
-        parser.print_help()
-        return 0
     try:
-        require_matplotlib()
-        result = run(steps=given.steps, seed=given.seed, neuron=given.neuron, progress=given.progress)
-        print(render(result), flush=True)
-        title = f"Digits CNN with {given.neuron.upper()} neurons: accuracy against time steps"
-        plot_accuracy(result.rows, result.ann_accuracy, given.out, title=title)
-    except (SnnpipeError, OSError) as error:
-        demo.exit(1, f"snnpipe demo: {error}\n")
-    except KeyboardInterrupt:
-        demo.exit(INTERRUPTED, "snnpipe demo: stopped\n")
-    print(f"figure: {given.out}")
-    return 0
+        given = _read(list(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as done:
+        return int(done.code or 0)
+    return YES if given is None else _carried_out(given.run, given)
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    parser = argparse.ArgumentParser(prog="snnpipe", description=(snnpipe.__doc__ or "").partition("\n")[0])
+def _read(arguments: list[str]) -> Namespace | None:
+    """The line, ``None`` for an empty one.  Help, the version and a wrong line end by ``SystemExit``."""
+    known = commands()
+    parser, parsers = _parsers(known)
+    if not arguments:
+        parser.print_help()
+        return None
+    name = arguments[0]
+    if name not in known and not name.startswith("-"):
+        parser.wrong(f"there is no command {name}{nearest(name, known)}")
+    parsers.get(name, parser).check_spelling(arguments[1:] if name in known else arguments)
+    return parser.parse_args(arguments)
+
+
+def _parsers(known: Mapping[str, Command]) -> tuple[Parser, Mapping[str, Parser]]:
+    about = (snnpipe.__doc__ or "").partition("\n")[0]
+    parser = Parser(prog="snnpipe", description=about, epilog=f"snnpipe COMMAND --help shows examples\n{_STATUSES}")
     parser.add_argument("--version", action="version", version=f"snnpipe {snnpipe.__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands")
-    about = "train a small CNN on scikit-learn's digits, convert it, and show its accuracy for T = 1, 2, 4, ..."
-    demo = commands.add_parser("demo", help=about, description=about)
-    demo.add_argument(
-        "--steps", type=_whole(1, MOST_STEPS), default=64, help="largest T, the number of time steps (%(default)s)"
-    )
-    about = "the figure: PNG, SVG or PDF (%(default)s)"
-    demo.add_argument("--out", type=_figure, default=Path("snnpipe-demo.png"), help=about)
-    demo.add_argument(
-        "--seed", type=_whole(0, 2**32 - 1), default=0, help="of the data split and the training (%(default)s)"
-    )
-    about = "if: integrate and fire; snm: signed neuron with memory (%(default)s)"
-    demo.add_argument("--neuron", choices=list(NEURONS), default="if", help=about)
-    demo.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bars")
-    return parser, demo
+    group = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND", parser_class=Parser)
+    parsers: dict[str, Parser] = {}
+    for command in known.values():
+        shown = "\n".join(f"  {line}" for line in command.examples)
+        made = group.add_parser(
+            command.name, help=command.about, description=command.about, epilog=f"examples:\n{shown}\n\n{_STATUSES}"
+        )
+        command.arguments(made)
+        made.add_argument("--json", action="store_true", help="answer with one JSON object")
+        made.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress bars")
+        made.set_defaults(run=command.run)
+        made.usage = " ".join(["%(prog)s", *made.needed, "[options]"])
+        parsers[command.name] = made
+    return parser, parsers
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    """What reads a whole number from ``least`` to ``most``."""
+def _carried_out(run: Any, given: Namespace) -> int:
+    """The exit status of a command."""
+    called = f"snnpipe {given.command}"
+    try:
+        with importable_here(), _warnings_of(called), contextlib.redirect_stdout(sys.stderr):
+            answer: Answer = run(given)
+        _print(as_json({"ok": answer.ok, **answer.data}) if given.json else answer.text)
+        return YES if answer.ok else NO
+    except SnnpipeError as error:
+        if given.json:
+            _print(as_json({"ok": False, "error": str(error)}))
+        _say(f"{called}: {error}")
+        return WRONG if isinstance(error, UsageError) else NO
+    except KeyboardInterrupt:
+        _say(f"{called}: stopped")
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exception(type(error), error, _beyond_us(error.__traceback__))
+        _say(f"{called}: this is not an error of snnpipe's own making; the lines above say where it comes from")
+        return WRONG
 
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = least - 1
-        if not least <= number <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, got {text!r}")
-        return number
 
-    return read
+def _print(text: str) -> None:
+    """Print the answer; who reads it may stop reading."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):  # so that nothing is said when the interpreter ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _figure(text: str) -> Path:
-    path = Path(text)
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise argparse.ArgumentTypeError(f"must end in .png, .svg or .pdf, got {text!r}")
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent}")
-    if path.exists() and not path.is_file():
-        raise argparse.ArgumentTypeError(f"{path} is there already and is not a file")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{path} cannot be written: permission denied")
-    return path
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _warnings_of(called: str) -> Iterator[None]:
+    """Warnings are said in a line each, without the place in the code."""
+
+    def show(message: Warning | str, *rest: Any, **more: Any) -> None:
+        _say(f"{called}: warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+def _beyond_us(frames: TracebackType | None) -> TracebackType | None:
+    """The part of a traceback that begins outside of the command line."""
+    first = frames
+    while frames is not None:
+        code = frames.tb_frame.f_globals.get("__name__", "")
+        if not str(code).startswith(("snnpipe.cli", "snnpipe.commands", "importlib", "contextlib")):
+            return frames
+        frames = frames.tb_next
+    return first

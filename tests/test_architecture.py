@@ -32,7 +32,9 @@ LAYERS = (
     ("recipes",),
     ("analysis", "exchange"),
     ("",),
-    ("demo", "cli", "__main__"),
+    ("demo",),
+    ("commands",),
+    ("cli", "__main__"),
 )
 
 

@@ -1,0 +1,40 @@
+"""``snnpipe evaluate``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import snnpipe
+from snnpipe.commands.command import Answer, Command
+from snnpipe.commands.data import data_options, required_batches
+from snnpipe.commands.parser import Parser, share
+from snnpipe.commands.plain import as_table
+from snnpipe.commands.runs import run_of, run_options
+from snnpipe.commands.subjects import network, spiking, subject_argument
+
+
+def _arguments(parser: Parser) -> None:
+    subject_argument(parser, "file")
+    run_options(parser)
+    about = "the answer is no where the accuracy after the last step, a share, is below"
+    parser.add_argument("--at-least", type=share, metavar="SHARE", help=about)
+    data_options(parser, required=True)
+
+
+def _run(given: Namespace) -> Answer:
+    thing = network(given.file, given)
+    evaluate: Any = snnpipe.evaluate  # type: ignore[attr-defined]
+    found = evaluate(spiking(thing), required_batches(given), T=run_of(thing, given).T)
+    ok = given.at_least is None or float(found.accuracy[-1]) >= given.at_least
+    return Answer(str(found), as_table(found), ok)
+
+
+EVALUATE = Command(
+    "evaluate",
+    "measure accuracy at every step; 1 where it is below --at-least",
+    ("snnpipe evaluate snn.safetensors --data test.npz --T 16 --at-least 0.9",),
+    _arguments,
+    _run,
+    needs="evaluate",
+)

@@ -1,0 +1,308 @@
+"""The command line: every command, its answers for people and for programs, and how it ends."""
+
+import json
+import os
+import shlex
+import sys
+import warnings
+
+import pytest
+import torch
+
+import snnpipe
+from snnpipe import cli
+from snnpipe.commands import table
+from snnpipe.commands.plain import plain
+from tests.lines import Line, folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    with folder(tmp_path, monkeypatch) as path:
+        yield path
+
+
+@pytest.fixture
+def line(here, capsys):
+    return Line(capsys)
+
+
+@pytest.fixture
+def saved(here, line):
+    """A network in ``snn.safetensors``."""
+    assert line("convert mymodel:net --data mymodel:batches --out snn.safetensors --no-progress") == 0
+    return "snn.safetensors"
+
+
+def written(here):
+    return {each for each in os.listdir(here) if each not in ("mymodel.py", "__pycache__")}
+
+
+# commands
+
+
+def test_check_says_yes(line):
+    assert line("check mymodel:net") == 0
+    assert line.out.startswith("can be converted (followed by torch.fx)\n")
+    assert line.err == "said by the user's module\n"
+
+
+def test_check_says_no_where_the_model_cannot_be_followed(line):
+    assert line("check mymodel:Branches --json") == 1
+    answer = json.loads(line.out)
+    assert answer["ok"] is answer["convertible"] is False
+    assert "mymodel.py" in answer["refusal"]
+
+
+def test_check_shows_an_example(line):
+    assert line("check mymodel:Sized --data mymodel:batches --json") == 0
+    assert json.loads(line.out)["front_end"] == "torch.export"
+
+
+def test_check_of_a_chip(line):
+    assert line("check mymodel:net --target SPECK_2E --shape 2,1,8,8") == 0
+    assert "fits Speck 2e" in line.out
+    assert line("check mymodel:sigmoids --target SPECK_2E --json") == 1
+    answer = json.loads(line.out)
+    assert (answer["ok"], answer["convertible"], answer["fits"]) == (False, True, False)
+    assert answer["limits"]
+
+
+def test_check_fully_spiking(line):
+    assert line("check mymodel:sigmoids") == 0
+    assert line("check mymodel:sigmoids --fully-spiking") == 1
+    assert "not fully spiking" in line.out
+
+
+def test_convert_saves_what_the_functions_make(here, line, saved):
+    x = sys.modules["mymodel"].images()
+    model = sys.modules["mymodel"].net()
+    wanted = snnpipe.pipe(model, snnpipe.trace, snnpipe.fuse, snnpipe.calibrate(x.split(8)), snnpipe.to_snn)
+    snn = snnpipe.load(saved)
+    assert torch.equal(snn(x, T=8), wanted(x, T=8))
+    assert line.out.startswith("snn.safetensors: a network under RATE:")
+    assert f"pipeline: {' | '.join(wanted.made)}" in line.out
+
+
+def test_convert_in_two_lines_by_way_of_a_state(line):
+    plans = "trace | calibrate", "replace(neuron=signed_memory()) | to_snn"
+    assert line("convert mymodel:net --data mymodel:generated --out state.safetensors --pipeline", plans[0]) == 0
+    assert "sites measured: 1 of 1" in line.out
+    assert line("convert state.safetensors --out snn.safetensors --pipeline", plans[1]) == 0
+    assert line("info snn.safetensors --json") == 0
+    answer = json.loads(line.out)
+    assert answer["pipeline"] == " | ".join(plans)
+    assert answer["fully_spiking"]
+
+
+def test_a_recipe(line):
+    options = "--data mymodel:batches --out snn.safetensors --json --pipeline recipes.snm()"
+    assert line(f"convert mymodel:net {options} --T 4") == 0
+    answer = json.loads(line.out)
+    assert (answer["kind"], answer["recipe"], answer["T"]) == ("recipe's answer", "recipes.snm()", 4)
+    assert line("bench snn.safetensors --shape 2,1,8,8 --repeat 1 --json") == 0
+    assert json.loads(line.out)["T"] == answer["steps"]
+    assert line("report snn.safetensors") == 0
+
+
+def test_report_is_the_functions_text(line, saved):
+    assert line(f"report {saved}") == 0
+    assert line.out == f"{snnpipe.report(snnpipe.load(saved))}\n"
+    assert line(f"report {saved} --json") == 0
+    assert next(each["stage"] for each in json.loads(line.out)["history"]) == "trace"
+
+
+def test_export_for_torch(line, saved):
+    assert line(f"export {saved} --T 4 --schedule wave(2) --data mymodel:labelled --out run.pt2") == 0
+    x = sys.modules["mymodel"].images()
+    snn = snnpipe.load(saved)
+    program = torch.export.load("run.pt2")
+    assert torch.equal(program.module()(x), snn(x, T=4, schedule=snnpipe.wave(2)))
+    assert line("info run.pt2 --json") == 0
+    assert json.loads(line.out)["kind"] == "program"
+
+
+def test_export_of_a_graph(line, saved):
+    pytest.importorskip("nir")
+    assert line(f"export {saved} --shape 2,1,8,8 --out snn.nir") == 0
+    assert line("convert snn.nir --pipeline to_snn --out again.safetensors") == 0
+    x = sys.modules["mymodel"].images()
+    assert torch.allclose(snnpipe.load("again.safetensors")(x, T=8), snnpipe.load(saved)(x, T=8), atol=1e-5)
+
+
+def test_export_of_what_cannot_be_said_is_a_no(line):
+    pytest.importorskip("nir")
+    plan = "trace | calibrate | replace(neuron=st_bif()) | td_rewrite(code=TD) | to_snn"
+    assert line("convert mymodel:net --data mymodel:batches --out td.safetensors --pipeline", plan) == 0
+    assert line("export td.safetensors --shape 2,1,8,8 --out td.nir") == 1
+    assert "NIR cannot say this network" in line.err
+    assert not os.path.exists("td.nir")
+
+
+def test_bench_counts_what_the_functions_count(line, saved):
+    assert line(f"bench {saved} --T 4 --data mymodel:batches --repeat 2 --json") == 0
+    answer = json.loads(line.out)
+    costs = snnpipe.account(snnpipe.load(saved), sys.modules["mymodel"].images()[:8], T=4)
+    assert answer["costs"]["additions"] == costs.ac
+    assert answer["costs"]["ann_multiplications"] == costs.ann
+    assert answer["seconds"] > 0
+    assert line(f"bench {saved} --T 4 --schedule layer --data mymodel:batches --repeat 1") == 0
+    assert "4 steps, schedule wave(4)" in line.out or "4 steps, schedule layer" in line.out
+
+
+def test_info_of_a_model_is_of_files_alone(line, saved):
+    assert line(f"info {saved}") == 0
+    assert "1__if0: if(" in line.out
+    assert line("info mymodel:net") == 2
+    assert "no file mymodel:net" in line.err
+
+
+# what is not there yet, or is
+
+
+class Found:
+    accuracy = torch.tensor([0.5, 0.75])
+
+    def __str__(self):
+        return "found"
+
+
+NEEDED = {
+    "evaluate": ("evaluate {} --data mymodel:labelled --T 2", lambda snn, loader, T: Found()),
+    "explain": ("explain mymodel:net --data mymodel:labelled --T 2", lambda model, batches, T: Found()),
+    "suggest": ("suggest mymodel:net --data mymodel:labelled", lambda model, batches, data, accuracy: Found()),
+}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_command_is_there_with_its_function(name, line, saved, monkeypatch):
+    text, function = NEEDED[name]
+    monkeypatch.delattr(snnpipe, name, raising=False)
+    assert name not in table.commands()
+    assert line(f"{name} mymodel:net") == 2
+    assert f"no command {name}" in line.err
+    monkeypatch.setattr(snnpipe, name, function, raising=False)
+    assert line(text.format(saved)) == 0
+    assert line.out == "found\n"
+
+
+@pytest.mark.parametrize(("least", "status"), [("0.75", 0), ("0.76", 1)])
+def test_evaluate_below_what_was_asked_is_a_no(least, status, line, saved, monkeypatch):
+    monkeypatch.setattr(snnpipe, "evaluate", NEEDED["evaluate"][1], raising=False)
+    assert line(f"{NEEDED['evaluate'][0].format(saved)} --at-least {least}") == status
+
+
+# how it ends
+
+
+@pytest.mark.parametrize("name", table.commands())
+def test_help_shows_examples(name, line):
+    assert line(f"{name} --help") == 0
+    assert "examples:" in line.out
+    assert "exit status: 0" in line.out
+    assert f"  snnpipe {name} " in line.out or f"  snnpipe {name}\n" in line.out
+
+
+@pytest.mark.parametrize("name", table.commands())
+def test_examples_are_lines_that_are_understood(name):
+    joined = "\n".join(table.commands()[name].examples).replace("\\\n", "")
+    for example in joined.splitlines():
+        words = shlex.split(example)
+        assert words[:2] == ["snnpipe", name]
+        assert cli._read([word.replace("images/", ".") for word in words[1:]]) is not None
+
+
+WRONG = {
+    "chekc mymodel:net": "no command chekc; did you mean check?",
+    "zzz": "no command zzz; there are demo, check",
+    "--verion": "no option --verion; did you mean --version?",
+    "check mymodel:net --trget SPECK_2E": "no option --trget; did you mean --target?",
+    "check mymodel:net --target SPECK2E": "cannot be 'SPECK2E'; did you mean SPECK_2E?",
+    "check mymodel:net --target": "--target",
+    "check": "MODEL",
+    "check mymodel:net more": "unrecognized arguments: more",
+    "check mymodel:net --shape 2,x": "--shape",
+    "check mymodel:net --shape 0,1": "from 1 to",
+    "convert mymodel:net": "--out",
+    "convert mymodel:net --out snn.pt": "must end in .safetensors, got 'snn.pt'",
+    "convert mymodel:net --out none/snn.safetensors": "no folder none",
+    "convert mymodel:net --own rule --out snn.safetensors": "must be name=module:name, got 'rule'",
+    "convert mymodel:net --mean 1,b --out snn.safetensors": "must be numbers with commas between them, got '1,b'",
+    "bench snn.safetensors --T 0": "a whole number from 1 to",
+    "export snn.safetensors --out snn.txt": "must end in .pt2, .onnx or .nir, got 'snn.txt'",
+}
+
+
+@pytest.mark.parametrize("given", WRONG)
+def test_a_wrong_line_is_refused_with_what_is_right(given, line):
+    assert line(given) == 2
+    assert WRONG[given] in line.err
+    assert line.out == ""
+    assert "Traceback" not in line.err
+
+
+def test_ctrl_c_leaves_what_was_there(here, line, saved):
+    before = (here / saved).read_bytes()
+    assert line(f"convert mymodel:net --data mymodel:interrupted --out {saved}") == 130
+    assert line.err.splitlines()[-1] == "snnpipe convert: stopped"
+    assert (here / saved).read_bytes() == before
+    assert line("convert mymodel:net --data mymodel:interrupted --out new.safetensors") == 130
+    assert written(here) == {saved}
+
+
+def test_an_error_of_the_users_own_shows_its_place_and_its_cause(line):
+    assert line("check mymodel:broken") == 2
+    assert "KeyError: 'weights'" in line.err
+    assert "RuntimeError: the weights are gone" in line.err
+    assert "snnpipe/commands" not in line.err
+    assert line("check mymodel:saved") == 2
+    assert "FileNotFoundError: weights.pt" in line.err
+    assert line("convert mymodel:net --data mymodel:failing --out snn.safetensors") == 2
+    assert "KeyError: 'no such file of mine'" in line.err
+
+
+def test_an_error_of_snnpipe_shows_no_traceback(line):
+    assert line("convert mymodel:Branches --pipeline trace --out state.safetensors --json") == 1
+    assert "Traceback" not in line.err
+    assert line.err.startswith("snnpipe convert: ")
+    assert json.loads(line.out)["ok"] is False
+
+
+def test_a_warning_is_a_line(line):
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert line("convert mymodel:sigmoids --data mymodel:vectors --out snn.safetensors --no-progress") == 0
+    said = [each for each in line.err.splitlines() if "warning" in each]
+    assert said
+    assert all(each.startswith("snnpipe convert: warning: ") for each in said)
+
+
+def test_progress_is_on_stderr(line):
+    assert line("convert mymodel:net --data mymodel:batches --out snn.safetensors --json") == 0
+    assert "data:" in line.err
+    json.loads(line.out)
+    assert line("convert mymodel:net --data mymodel:batches --out snn.safetensors --json --no-progress") == 0
+    assert "data:" not in line.err
+
+
+def test_a_pipe_that_is_closed_is_no_error(here, saved, capsys, monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert cli.main(["info", saved]) == 0
+        assert cli.main(["check", "mymodel:Branches"]) == 1
+    assert "BrokenPipe" not in capsys.readouterr().err
+
+
+def test_the_path_of_modules_is_as_before(line):
+    before = list(sys.path)
+    line("check mymodel:net")
+    line("check mymodel:broken")
+    assert sys.path == before
+
+
+def test_plain_values():
+    value = {"a": (1, float("inf")), "b": snnpipe.RATE, "c": torch.tensor([1, 2]), "d": {1: True}}
+    assert plain(value) | {"b": None} == {"a": [1, None], "b": None, "c": [1, 2], "d": {"1": True}}
+    json.dumps(plain(value), allow_nan=False)
