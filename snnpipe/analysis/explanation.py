@@ -114,7 +114,9 @@ class Explanation:
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
     def _head(self) -> list[str]:
-        said = f"T = {self.T}, schedule {self.schedule}, {self.samples} samples: the output is {_percent(self.error)} off"
+        said = (
+            f"T = {self.T}, schedule {self.schedule}, {self.samples} samples: the output is {_percent(self.error)} off"
+        )
         accuracy = [f"accuracy {self.accuracy_ann:.2f} % (ANN), {self.accuracy_snn:.2f} % (SNN)"] * (
             self.accuracy_ann is not None
         )
