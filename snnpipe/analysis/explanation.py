@@ -114,14 +114,13 @@ class Explanation:
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
     def _head(self) -> list[str]:
-        said = (
-            f"T = {self.T}, schedule {self.schedule}, {self.samples} samples: the output is {_percent(self.error)} off"
-        )
-        accuracy = [f"accuracy {self.accuracy_ann:.2f} % (ANN), {self.accuracy_snn:.2f} % (SNN)"] * (
-            self.accuracy_ann is not None
-        )
-        agreement = [] if self.agreement is None else [f"the ANN's answer for {self.agreement:.2f} %"]
-        return [said, *["; ".join(accuracy + agreement)] * bool(accuracy or agreement)]
+        how = f"T = {self.T}, schedule {self.schedule}, {self.samples} samples"
+        said = []
+        if self.accuracy_ann is not None and self.accuracy_snn is not None:
+            said.append(f"accuracy {self.accuracy_ann:.2f} % (ANN), {self.accuracy_snn:.2f} % (SNN)")
+        if self.agreement is not None:
+            said.append(f"the ANN's answer for {self.agreement:.2f} %")
+        return [f"{how}: the output is {_percent(self.error)} off", *["; ".join(said)] * bool(said)]
 
 
 def _percent(share: float) -> str:
