@@ -126,8 +126,8 @@ def studied(
     graph = unlift(state.graph)
     if len(graph.inputs) != len(network.graph.inputs):
         raise InputError(
-            f"{where}: the model has {len(graph.inputs)} inputs, the network {len(network.graph.inputs)}; give the model "
-            "that the network was made of"
+            f"{where}: the model has {len(graph.inputs)} inputs, the network {len(network.graph.inputs)}; give the "
+            "model that the network was made of"
         )
     root = module_tree(graph, detached(state.params))
     return Study(state, root, Between(network, T, wave), delay, batches, forward, limit, recipe, where)
