@@ -1,11 +1,12 @@
 """Faults planted in small trained networks: does ``explain`` name the cause and the layer, and does its advice help?
 
-    python docs/benchmarks/sabotage.py [--write] [--T 16] [--verbose]
+    python docs/benchmarks/sabotage.py [--write] [--T 16 16 8] [--seed 0 1 2] [--verbose]
 
 Four networks are trained on scikit-learn's digits.  Every kind of fault is planted in each of them, those of one layer
 in every layer in turn.  *Named* counts the plants whose first finding names both the cause and the layer (of faults of
-the whole network the cause); *mended* those where its advice, taken, leaves less than half of the error, or less than
-0.1 % error.  *Runs* are those ``first_fault`` takes at most.  ``--write`` writes ``sabotage.md``.
+the whole network the cause); *mended* those where its advice, taken, leaves less than half of the error, or hardly more
+than a network without the fault makes (110 %).  *Runs* are those ``first_fault`` takes at most.  ``--write`` writes
+``sabotage.md``.
 """
 
 from __future__ import annotations
@@ -46,11 +47,14 @@ HEAD = """# Faults planted, causes named
     python docs/benchmarks/sabotage.py --write
 
 Every kind of fault is planted in four networks trained on scikit-learn's digits, those of one layer in every layer in
-turn, and `explain(model, snn, batches=..., try_advice=True)` is asked at T = {T}, knowing nothing.  *Named*: the first
-finding names the cause and the layer; of faults of the whole network the cause.  *Mended*: its advice leaves less than
-half of the error, or less than 0.1 % error.  Where the ANN itself is at fault no stage can mend it.  *Runs*: what
-`first_fault` takes, of at most ceil(log2 L) + 2, and in how many plants it ends at the layer; it looks at one layer's
-faults alone.
+turn, and `explain(model, snn, batches=..., try_advice=True)` is asked, knowing nothing.  *Named*: the first finding
+names the cause and the layer; of faults of the whole network the cause.  *Mended*: its advice leaves less than half of
+the error, or at most 110 % of that of a network without the fault.  Where the ANN itself is at fault no stage can mend
+it.  *Runs*: what `first_fault` takes, of at most ceil(log2 L) + 2, and in how many plants it ends at the layer, with a
+tolerance halfway, in powers of ten, between the error without the fault and that with it.
+
+The bounds in `analysis/faults.py` were chosen on networks of seed 0 at T = 16; the other tables are of networks that
+nobody had looked at.
 
 """
 
@@ -106,6 +110,7 @@ class Planted:
     T: int = 16
     delay: int = 0
     single: bool = False
+    clean: float = 0.0
 
 
 @attrs.frozen(eq=False)
@@ -116,6 +121,7 @@ class Bench:
     calibration: list[Tensor]
     batches: list[tuple[Tensor, Tensor]]
     T: int
+    clean: float = 0.0
 
     def fused(self) -> Any:
         return pipe(self.model, trace, fuse, calibrate(self.calibration))
@@ -130,7 +136,7 @@ class Bench:
         return [node for node in state.graph if node.op == "encode"]
 
     def planted(self, state: Any, causes: tuple[str, ...], *layers: str, **facts: Any) -> Planted:
-        return Planted(self.model, self.snn(state), self.batches, causes, layers, T=self.T, **facts)
+        return Planted(self.model, self.snn(state), self.batches, causes, layers, T=self.T, clean=self.clean, **facts)
 
 
 def changed(state: Any, node: Any, **operands: Any) -> Any:
@@ -259,10 +265,10 @@ FAULTS: dict[str, Callable[[Bench], Iterator[Planted]]] = {
 }
 
 
-def bench(name: str, T: int) -> Bench:
+def bench(name: str, T: int, seed: int) -> Bench:
     """A network trained on the digits."""
-    torch.manual_seed(0)
-    data, model = digits(0), NETWORKS[name]()
+    torch.manual_seed(seed)
+    data, model = digits(seed), NETWORKS[name]()
     images, labels = data.train.tensors
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(12):
@@ -271,7 +277,8 @@ def bench(name: str, T: int) -> Bench:
             F.cross_entropy(model(images[part]), labels[part]).backward()
             optimiser.step()
     batches = list(zip(data.images.split(150), data.labels.split(150), strict=True))
-    return Bench(model.eval(), list(images.split(128)), batches, T)
+    made = Bench(model.eval(), list(images.split(128)), batches, T)
+    return attrs.evolve(made, clean=explain(made.model, made.snn(), batches=batches, T=T).error)
 
 
 def asked(planted: Planted) -> tuple[bool, bool, int, bool, Explanation]:
@@ -282,23 +289,19 @@ def asked(planted: Planted) -> tuple[bool, bool, int, bool, Explanation]:
     named = first is not None and first.cause in planted.causes
     named = named and (not planted.layers or (first is not None and first.site in planted.layers))
     left = None if first is None else first.brought
-    mended = left is not None and (left < 0.5 or left * found.error < 1e-3)
+    mended = left is not None and (left < 0.5 or left * found.error < 1.1 * planted.clean)
     runs, there = 0, False
     if planted.single:
-        fault = first_fault(planted.model, planted.snn, **given, tolerance=0.5 * found.error)
+        fault = first_fault(planted.model, planted.snn, **given, tolerance=(planted.clean * found.error) ** 0.5)
         runs, there = (fault.runs, fault.site in planted.layers) if fault else (0, False)
         assert runs <= math.ceil(math.log2(len(found.sites))) + 2
     return named, mended, runs, there, found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--T", type=int, default=16)
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--verbose", action="store_true")
-    args = parser.parse_args()
-    benches = {name: bench(name, args.T) for name in NETWORKS}
-    lines = ["| fault | networks | plants | named | mended | runs at most | bisection ends there |",
+def table(T: int, seed: int, verbose: bool) -> str:
+    """All faults in all networks."""
+    benches = {name: bench(name, T, seed) for name in NETWORKS}
+    lines = [f"## T = {T}, seed {seed}", "", "| fault | networks | plants | named | mended | runs at most | ends there |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     total = torch.zeros(3, dtype=torch.int64)
     for fault, plant in FAULTS.items():
@@ -307,7 +310,7 @@ def main() -> None:
             for planted in plant(benches[name]):
                 row = asked(planted)
                 rows.append((name, planted, *row))
-                if args.verbose and not (row[0] and row[1]):
+                if verbose and not (row[0] and row[1]):
                     print(f"--- {fault}: {name} {planted.layers}: named {row[0]}, mended {row[1]}\n{row[4]}\n")
         if not rows:
             continue
@@ -320,10 +323,20 @@ def main() -> None:
         lines.append(f"| {fault} | {networks} | {len(rows)} | {named} | {mended} | {runs} | {there} |")
         print(lines[-1], flush=True)
     lines.append(f"| all | {len(NETWORKS)} | {total[0]} | {total[1]} | {total[2]} | | |")
-    text = HEAD.format(T=args.T) + "\n".join(lines) + "\n"
-    print(text)
+    print(lines[-1], flush=True)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--T", type=int, nargs="+", default=[16, 16, 8])
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+    tables = [table(T, seed, args.verbose) for T, seed in zip(args.T, args.seed, strict=True)]
     if args.write:
-        Path(__file__).with_suffix(".md").write_text(text)
+        Path(__file__).with_suffix(".md").write_text(HEAD + "\n".join(tables))
 
 
 if __name__ == "__main__":

@@ -141,4 +141,5 @@ def _situation(study: Study) -> Situation:
         fades=any(clock.gain < 1.0 for clock in clocks),
         instrumented=next((text for text in between.snn.made if text.startswith("instrument(rules")), ""),
         recipe=study.recipe,
+        rounded=any(event.stage in ("quantise_weights", "correct_weights") for event in between.snn.history),
     )

@@ -38,10 +38,10 @@ class SiteError:
         isolated: squared error of the output, in parts of the ANN's, with this site alone spiking, all others the ANN.
         accumulated: squared error of what the site decodes to while all sites spike, in parts of the ANN's activation.
         correlation: between that and the ANN's activation.
-        dead: share of the channels that never say anything, though the ANN's activation is not always 0.
+        dead: share of the channels that never say anything, of those where the ANN's activation is not always 0.
         silent: share of the channels where the ANN's activation is always 0.
         saturated: share of the ANN's activations, those that are 0 left out, beyond what the neuron can say in T steps.
-        reach: the most the neuron can say over the largest activation, the median over channels.
+        reach: the most its thresholds let the neuron say over the largest activation, the median over channels.
         rate: spikes per neuron and step.
         neuron: the neuron.
     """

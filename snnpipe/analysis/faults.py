@@ -18,8 +18,14 @@ from snnpipe.kernels.neuron import Neuron
 
 #: An error of the output below this share of the ANN's output is none to look into: 1 % in the norm.
 TOLERABLE = 1e-4
+#: What the fusing of batch norms and the layout of memory leave of an error, in float32.
+ROUNDING = 1e-8
+#: A percentile from 99 on clips a smaller share of the activations that are not 0.
+CLIPPED = 0.05
 #: Thresholds from data are within this factor of the largest activation; a percentile leaves out less.
 FACTOR = 3.0
+#: From here on too few levels alone are 10 % in the norm.
+COARSE = 1e-2
 #: A layer of a trained network sees statistics within this factor of those it was trained with.
 DRIFT = 2.0
 
@@ -107,32 +113,46 @@ def stale(facts: Facts) -> Iterator[tuple[float, Finding]]:
 
 def sound(facts: Facts) -> bool:
     """Whether thresholds fit the data, so that the network was calibrated on such data."""
-    return sum(facts.off(site) < 0 for site in facts.sites) < 2
+    return len(low(facts)) < 2
 
 
 def weights(facts: Facts) -> Iterator[tuple[float, Finding]]:
     """The network computes something else than the model, even with the ANN's activations."""
     share = facts.share(facts.cause("weights"))
     place, by = facts.changed
-    if facts.cause("weights") <= TOLERABLE or not place:
+    if facts.cause("weights") <= ROUNDING or not place:
         return
     what = f"the first layer that does not compute what the model does; its values are {100 * by:.3g} % off"
     if facts.corrected:
-        yield share, Finding("correction", place, f"a correction is {what}", remedies.uncorrected(facts.situation))
+        yield (
+            share,
+            Finding("correction", place, f"a correction makes it {what}", remedies.uncorrected(facts.situation)),
+        )
     else:
-        yield share, Finding("weights", place, what, remedies.again(facts.situation))
+        meant = facts.situation.rounded
+        what += ", by rounding" * meant
+        yield share if meant else 0.93, Finding("weights", place, what, remedies.again(facts.situation))
 
 
 def data(facts: Facts) -> Iterator[tuple[float, Finding]]:
     """Thresholds of several sites are off in the same direction: they were measured on other data."""
-    for sign, word in ((-1, "below"), (1, "above")):
-        far = [site for site in facts.sites if sign * facts.off(site) > 0]
+    for far, word, cause in ((low(facts), "below", "clipping"), (high(facts), "above", "resolution")):
         if len(far) < 2 or facts.error <= TOLERABLE:
             continue
         what = f"thresholds are far {word} what these data need at {len(far)} of {len(facts.sites)} sites, here by a "
         what += f"factor of {max(far[0].reach, 1 / far[0].reach):.2g}: they were measured on other data"
-        share = facts.share(max(facts.cause("clipping") if sign < 0 else facts.cause("resolution"), 0.0))
+        share = facts.share(max(facts.cause(cause), 0.0))
         yield 0.95 + 0.01 * share, Finding("calibration data", far[0].site, what, remedies.again(facts.situation))
+
+
+def low(facts: Facts) -> list[SiteError]:
+    """The sites that can say less than half of the largest activation and clip more than percentiles do."""
+    return [site for site in facts.sites if site.reach < 0.5 and site.saturated > CLIPPED]
+
+
+def high(facts: Facts) -> list[SiteError]:
+    """The sites whose events are far larger than any activation."""
+    return [site for site in facts.sites if facts.off(site) > 0]
 
 
 def thresholds(facts: Facts) -> Iterator[tuple[float, Finding]]:
@@ -141,18 +161,13 @@ def thresholds(facts: Facts) -> Iterator[tuple[float, Finding]]:
         off = facts.off(site)
         if off == 0.0 or not facts.stands_out(site):
             continue
+        clipped, quiet = f"{100 * site.saturated:.3g} %", f"{100 * site.dead:.3g} %"
         if off < 0:
             cause = "saturated layer" if site.saturated > 0.9 else "threshold too low"
-            what = (
-                f"it says no more than {site.reach:.2g} of the largest activation; {100 * site.saturated:.3g} % of the "
-            )
-            what += "activations are clipped"
+            what = f"it says no more than {site.reach:.2g} of the largest activation; {clipped} of them are clipped"
         else:
             cause = "dead layer" if site.dead > 0.9 else "threshold too high"
-            what = (
-                f"an event is {site.reach:.3g} times the largest activation; {100 * site.dead:.3g} % of the channels "
-            )
-            what += "never say anything"
+            what = f"an event is {site.reach:.3g} times the largest activation; {quiet} of the channels say nothing"
         yield 0.9, Finding(cause, site.site, what, remedies.again(facts.situation))
 
 
@@ -203,6 +218,8 @@ def steps(facts: Facts) -> Iterator[tuple[float, Finding]]:
     share = facts.share(facts.cause("resolution"))
     if facts.cause("resolution") > TOLERABLE:
         what = f"{facts.situation.T} steps have too few levels: {100 * share:.3g} % of the error"
+        if facts.cause("resolution") > COARSE:  # waiting would leave too few levels; more steps mend both
+            share = facts.share(facts.cause("resolution") + max(facts.cause("unevenness"), 0.0))
         yield 0.4 * share, Finding("resolution", "", what, remedies.longer(facts.situation))
 
 
@@ -211,7 +228,7 @@ def early(facts: Facts) -> Iterator[tuple[float, Finding]]:
     share = facts.share(facts.cause("unevenness"))
     if facts.cause("unevenness") > TOLERABLE:
         what = f"neurons answer events that later ones do not bear out: {100 * share:.3g} % of the error"
-        yield 0.4 * share, Finding("unevenness", "", what, remedies.waiting(facts.situation))
+        yield 0.39 * share, Finding("unevenness", "", what, remedies.waiting(facts.situation))
 
 
 def clipping(facts: Facts) -> Iterator[tuple[float, Finding]]:

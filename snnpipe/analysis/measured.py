@@ -40,7 +40,8 @@ class SiteSums:
         axis = self.place.node["axis"]
         low, high = self.place.bounds(z)
         reach = torch.maximum(high, -low)
-        self.can = by_channel(reach.expand_as(a[:1] if a.ndim else a), axis)
+        freely = torch.maximum(*map(abs, self.place.uncapped.bounds(z)))
+        self.can = by_channel(freely.expand_as(a[:1] if a.ndim else a), axis)
         self.off += float((found.double() - a.double()).square().sum())
         self.whole += float(a.double().square().sum())
         x, y = a.double(), found.double()
@@ -79,7 +80,7 @@ class SiteSums:
             isolated=isolated,
             accumulated=self.off / (self.whole or 1.0),
             correlation=_correlation(self.moments, self.numbers),
-            dead=float(dead.double().mean()),
+            dead=float(dead.sum()) / max(int(alive.sum()), 1),
             silent=float((~alive).double().mean()),
             saturated=self.clipped / (self.active or 1),
             reach=float((self.can.expand_as(top)[alive] / top[alive]).median()) if bool(alive.any()) else float("inf"),

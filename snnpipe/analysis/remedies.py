@@ -28,6 +28,7 @@ class Situation:
         fades: whether the code forgets as a leaky neuron does.
         instrumented: the stage that marked the sites, "" for the default ones.
         recipe: the text of the recipe it was made by, "" if it was made by stages.
+        rounded: whether a stage has changed weights on purpose.
     """
 
     T: int
@@ -38,6 +39,7 @@ class Situation:
     fades: bool
     instrumented: str = ""
     recipe: str = ""
+    rounded: bool = False
 
     @property
     def neuron(self) -> Neuron:

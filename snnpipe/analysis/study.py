@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 from torch import Tensor, nn
 
-from snnpipe.analysis.between import Between, Place
+from snnpipe.analysis.between import Between, Place, own_activations
 from snnpipe.analysis.outputs import labels_in
 from snnpipe.emit import module_tree
 from snnpipe.errors import InputError
@@ -130,4 +130,12 @@ def studied(
             "model that the network was made of"
         )
     root = module_tree(graph, detached(state.params))
-    return Study(state, root, Between(network, T, wave), delay, batches, forward, limit, recipe, where)
+    return Study(
+        state, root, Between(network, T, wave, _own(state, network)), delay, batches, forward, limit, recipe, where
+    )
+
+
+def _own(state: ConversionState, network: SpikingNetwork) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The model's own activations, where currents are of the model's scale."""
+    scaled = any(event.stage == "absorb" for event in network.history)
+    return {} if scaled or has_neurons(state.graph) or state.code is not None else own_activations(state)

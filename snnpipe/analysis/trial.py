@@ -6,7 +6,6 @@ from typing import Any
 
 import attrs
 
-from snnpipe.analysis.between import Between
 from snnpipe.analysis.explanation import Explanation, Finding
 from snnpipe.analysis.outputs import Outputs
 from snnpipe.analysis.remedies import STATISTICS
@@ -63,7 +62,7 @@ def advised(study: Study, advice: str) -> Study | None:
         if name == "delay":
             return attrs.evolve(study, delay=given)
         T, wave = (given, between.wave) if name == "T" else (between.T, SCHEDULE.accept(given))
-        return attrs.evolve(study, between=Between(between.snn, T, wave))
+        return attrs.evolve(study, between=attrs.evolve(between, T=T, wave=wave))
     if has_neurons(study.state.graph) or study.state.code is not None:
         return None
     batches = study.batches
@@ -73,7 +72,7 @@ def advised(study: Study, advice: str) -> Study | None:
     try:
         if isinstance(stages, Recipe):
             return _recipe_taken(study, stages, batches)
-        return attrs.evolve(study, between=Between(stages(study.state), between.T, between.wave))
+        return attrs.evolve(study, between=attrs.evolve(between, snn=stages(study.state)))
     except SnnpipeError:
         return None
 
@@ -81,4 +80,6 @@ def advised(study: Study, advice: str) -> Study | None:
 def _recipe_taken(study: Study, recipe: Recipe, batches: Any) -> Study:
     made = recipe(study.state, batches, T=study.between.T - recipe.pre)
     delay = recipe.pre + made.delay if made.delay else 0
-    return attrs.evolve(study, between=Between(made.snn, made.steps, recipe.schedule), delay=delay)
+    return attrs.evolve(
+        study, between=attrs.evolve(study.between, snn=made.snn, T=made.steps, wave=recipe.schedule), delay=delay
+    )
