@@ -301,7 +301,8 @@ def asked(planted: Planted) -> tuple[bool, bool, int, bool, Explanation]:
 def table(T: int, seed: int, verbose: bool) -> str:
     """All faults in all networks."""
     benches = {name: bench(name, T, seed) for name in NETWORKS}
-    lines = [f"## T = {T}, seed {seed}", "", "| fault | networks | plants | named | mended | runs at most | ends there |",
+    lines = [f"## T = {T}, seed {seed}", "",
+             "| fault | networks | plants | named | mended | runs at most | ends there |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     total = torch.zeros(3, dtype=torch.int64)
     for fault, plant in FAULTS.items():

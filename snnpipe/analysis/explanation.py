@@ -78,6 +78,9 @@ class Finding:
     advice: str
     brought: float | None = None
 
+    def __str__(self) -> str:
+        return f"{self.cause}{f' at {self.site}' * bool(self.site)}: {self.what}"
+
 
 @attrs.frozen
 class Explanation:
@@ -167,8 +170,7 @@ def _sites(sites: tuple[SiteError, ...]) -> list[str]:
 def _findings(findings: tuple[Finding, ...]) -> list[str]:
     lines = []
     for number, found in enumerate(findings, start=1):
-        place = f" at {found.site}" if found.site else ""
-        lines.append(f"{number}. {found.cause}{place}: {found.what}")
+        lines.append(f"{number}. {found}")
         tried = "" if found.brought is None else f"  (leaves {_percent(found.brought)} of the error)"
         lines += [f"   -> {found.advice}{tried}"] * bool(found.advice)
     return lines
