@@ -10,9 +10,14 @@ from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.costs import Account
 from snnpipe.analysis.energy import account, latency
+from snnpipe.analysis.explain import explain
+from snnpipe.analysis.explanation import Cause, Explanation, Finding, SiteError
 from snnpipe.analysis.report import report
+from snnpipe.analysis.sensitivity import Fault, Sensitivity, SiteSensitivity, first_fault, sensitivity
+from snnpipe.analysis.suggest import Suggestion, Suggestions, suggest
 from snnpipe.analysis.sweep import Sweep, sweep
 from snnpipe.analysis.targets import AKIDA_1, LOIHI_2, SPECK_2E, Core, LayerLimits, Target
+from snnpipe.analysis.verify import verify
 from snnpipe.analysis.wires import Wire, wires
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, low_pass, restarted
 from snnpipe.errors import (
@@ -25,6 +30,7 @@ from snnpipe.errors import (
     StageError,
     ThresholdError,
     ThresholdWarning,
+    ToleranceError,
     TraceError,
     UnsupportedError,
 )
@@ -77,18 +83,20 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AKIDA_1", "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "LOIHI_2", "QCFS", "RATE", "SITE_RULES", "SPECK_2E",
-    "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning",
-    "ConversionState", "Core", "Declined", "Encoding", "Event", "ExportedSteps", "GraphError", "InputError",
-    "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Site", "SiteWarning",
-    "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target",
-    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
+    "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Cause", "Clock", "Code", "Codebook", "CompileWarning",
+    "ConversionState", "Core", "Declined", "Encoding", "Event", "Explanation", "ExportedSteps", "Fault", "Finding",
+    "GraphError", "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding",
+    "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
+    "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold",
+    "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
     "absorb", "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
     "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
-    "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "parse", "percentile", "pipe",
-    "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
-    "roundings", "save", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
-    "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module",
-    "to_nir", "to_onnx", "to_snn", "trace", "wave", "wires",
+    "every_fake_quantize_site", "explain", "first_fault", "fixed", "from_nir", "fuse", "geometric", "graded", "group",
+    "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics",
+    "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n",
+    "parse", "percentile", "pipe", "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired",
+    "replace", "report", "restarted", "roundings", "save", "save_statistics", "scaled", "sensitivity", "signed_memory",
+    "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "suggest", "sweep", "td_rewrite",
+    "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn", "trace",
+    "verify", "wave", "wires",
 ]  # fmt: skip

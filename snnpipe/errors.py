@@ -44,6 +44,10 @@ class InputError(SnnpipeError):
     """A converted network was called with unusable inputs."""
 
 
+class ToleranceError(SnnpipeError):
+    """A converted network is not within given tolerances; the message lists all that it breaks."""
+
+
 class ThresholdWarning(UserWarning):
     """A threshold had to be replaced by the documented fallback, or rests on too little data."""
 

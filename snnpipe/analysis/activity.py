@@ -75,26 +75,42 @@ def spike_counts(
     >>> [(count.per_step.tolist(), count.size) for count in counts.values()]
     [([0, 1, 0, 2], 3)]
     """
-    counts: dict[str, list[Tensor]] = {}
-    sizes: dict[str, int] = {}
-    wires: dict[str, int] = {}
+    counter = Counter()
+    graph = counter.watching(snn.graph)
+    with torch.no_grad():
+        SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, schedule=schedule, **named)
+    return counter.counts()
 
-    def counting(node: Node) -> Node:
+
+class Counter:
+    """Counts what the neurons of a graph send, in every run of a network around it."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Tensor]] = {}
+        self.sizes: dict[str, int] = {}
+        self.wires: dict[str, int] = {}
+
+    def watching(self, graph: Graph) -> Graph:
+        """The graph, its neurons counting."""
+        nodes = (self._counting(node) if node.op == "encode" else node for node in graph)
+        return Graph(tuple(nodes), graph.output)
+
+    def counts(self) -> dict[str, SpikeCount]:
+        """What was counted, by name of the neuron."""
+        found = self.found.items()
+        return {name: SpikeCount(torch.stack(count).cpu(), self.sizes[name], self.wires[name]) for name, count in found}
+
+    def _counting(self, node: Node) -> Node:
         name, neuron = neuron_path(node), node["neuron"]
-        counts[name], wires[name] = [], neuron.wires
+        self.found[name], self.wires[name] = [], neuron.wires
 
         def step(state: Any, z: Tensor, theta: Tensor, clock: Any, **options: Any) -> tuple[Any, Tensor]:
             state, events = neuron.step(state, z, theta, clock, **options)
-            counts[name].append(neuron.spikes(events, theta, **options).sum())
-            sizes[name] = events.numel()
+            self.found[name].append(neuron.spikes(events, theta, **options).sum())
+            self.sizes[name] = events.numel()
             return state, events
 
         return node.evolve(neuron=neuron.stepping(step))
-
-    graph = Graph(tuple(counting(node) if node.op == "encode" else node for node in snn.graph), snn.graph.output)
-    with torch.no_grad():
-        SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, schedule=schedule, **named)
-    return {name: SpikeCount(torch.stack(count).cpu(), sizes[name], wires[name]) for name, count in counts.items()}
 
 
 @takes(counts=MAPPING)

@@ -122,12 +122,13 @@ def _is_pair(pair: Any) -> bool:
     return pair[1].ndim == 1 and bool(sizes) and 0 < len(pair[1]) == sizes[0]
 
 
-_DATA = Check("is a list of batches (x, labels)", _labelled, "write [(images, labels)] or list(loader)")
-_RECIPES = Check("must be a list of recipes or their names", _recipes, 'write ["opi", recipes.snm()]')
-_TIMES = several(STEPS, "numbers of steps")
+#: For arguments that are labelled data, recipes, numbers of steps.
+DATA = Check("is a list of batches (x, labels)", _labelled, "write [(images, labels)] or list(loader)")
+RECIPES_ASKED = Check("must be a list of recipes or their names", _recipes, 'write ["opi", recipes.snm()]')
+TIMES = several(STEPS, "numbers of steps")
 
 
-@takes(InputError, model=MODEL_OR_STATE, recipes=_RECIPES, batches=BATCHES, data=_DATA, T=_TIMES, progress=FLAG)
+@takes(InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=DATA, T=TIMES, progress=FLAG)
 def sweep(
     model: nn.Module | ConversionState,
     recipes: Iterable[Recipe | str],
@@ -160,38 +161,78 @@ def sweep(
     ('snm', 32, 100.0)
     """
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
-    labels = torch.cat([y for _, y in data]).cpu()
-    ann, inputs = to_module(state), list[tuple[Any, ...]]()
-    answers: list[Tensor] = []
-
-    def answer(number: int, given: dict[str, Any]) -> None:
-        inputs.append(tuple(given[node["name"]] for node in state.graph.inputs))
-        answers.append(_classes(ann, inputs[-1]))
-
     with torch.no_grad():
-        Reader("sweep", state.graph, ann).each([x for x, _ in data], answer)
-        truth = labels, torch.cat(answers)
-        if truth[1].shape != labels.shape:
-            raise InputError(
-                f"sweep: the model's classes are {tuple(truth[1].shape)}, the labels {tuple(labels.shape)}"
-            )
+        judge = judging(state, data, "sweep")
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
         for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress):
             try:
-                outcomes.append(_outcome(recipe(state, batches, T=steps, forward=forward), inputs, truth))
+                outcomes.append(judge.outcome(recipe(state, batches, T=steps, forward=forward)))
             except StageError as error:
                 refused[recipe.name] = str(error)
-    return Sweep(tuple(outcomes), _percent(truth[1], labels), len(labels), FrozenMap(refused))
+    return Sweep(tuple(outcomes), judge.ann, len(judge.labels), FrozenMap(refused))
 
 
-def _classes(ann: nn.Module, given: tuple[Any, ...]) -> Tensor:
+@attrs.frozen(eq=False)
+class Judge:
+    """Labelled data that networks are held against.
+
+    Attributes:
+        inputs: of each batch, in the order of the model's.
+        labels, answers: (N,), the right classes and those the ANN sees.
+    """
+
+    inputs: tuple[tuple[Any, ...], ...]
+    labels: Tensor
+    answers: Tensor
+
+    @property
+    def ann(self) -> float:
+        """The ANN's accuracy, percent."""
+        return _percent(self.answers, self.labels)
+
+    def few(self, samples: int) -> Judge:
+        """The first batches that hold so many samples, all of them if these are fewer."""
+        count, batches = 0, list[tuple[Any, ...]]()
+        for given in self.inputs:
+            if count >= samples:
+                break
+            batches.append(given)
+            count += int(next(leaf.shape[0] for leaf in tensors(given)))
+        return Judge(tuple(batches), self.labels[:count], self.answers[:count])
+
+    def outcome(self, made: Converted) -> Outcome:
+        """What a network gets right, and at what price."""
+        return _outcome(made, list(self.inputs), (self.labels, self.answers))
+
+
+def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: str) -> Judge:
+    """Run the ANN on labelled data.
+
+    Raises:
+        InputError: its answers are no classes of as many samples as there are labels.
+    """
+    labels = torch.cat([y for _, y in data]).cpu()
+    ann, inputs, answers = to_module(state), list[tuple[Any, ...]](), list[Tensor]()
+
+    def answer(number: int, given: dict[str, Any]) -> None:
+        inputs.append(tuple(given[node["name"]] for node in state.graph.inputs))
+        answers.append(_classes(ann, inputs[-1], where))
+
+    Reader(where, state.graph, ann).each([x for x, _ in data], answer)
+    found = torch.cat(answers)
+    if found.shape != labels.shape:
+        raise InputError(f"{where}: the model's classes are {tuple(found.shape)}, the labels {tuple(labels.shape)}")
+    return Judge(tuple(inputs), labels, found)
+
+
+def _classes(ann: nn.Module, given: tuple[Any, ...], where: str) -> Tensor:
     """The classes the ANN sees, (B,)."""
     output = ann(*given)
     if not isinstance(output, Tensor) or output.ndim != 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"sweep: the model must answer with scores of classes, (B, classes), got {got}")
+        raise InputError(f"{where}: the model must answer with scores of classes, (B, classes), got {got}")
     return output.argmax(1).cpu()
 
 
