@@ -17,7 +17,8 @@ from snnpipe.commands.written import written
 from snnpipe.errors import UnsupportedError
 from snnpipe.exchange.nir.profiles import PROFILES
 from snnpipe.exchange.nir.to_nir import required, to_nir
-from snnpipe.exchange.programs import to_exported, to_onnx
+from snnpipe.exchange.onnx_file import to_onnx
+from snnpipe.exchange.programs import to_exported
 from snnpipe.frontend.quiet import silenced
 from snnpipe.frozen import FrozenMap
 
