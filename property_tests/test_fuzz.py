@@ -77,6 +77,7 @@ def things() -> SimpleNamespace:
         model=model, x=x, traced=traced, measured=measured, spiking=replace(measured), snn=snn, path=path, saved=saved,
         state=snn.init(x), counts=snnpipe.spike_counts(snn, x, T=2), data=labelled,
         swept=snnpipe.sweep(model, ["opi"], batches=[x], data=labelled, T=(1,)), made=recipes.opi()(model, [x], T=2),
+        evaluated=snnpipe.evaluate(snn, labelled, T=2, ann=model),
         program=torch.export.export(nn.Linear(2, 2), (x[:, :2],)),
     )  # fmt: skip
 
@@ -96,6 +97,18 @@ def one(t: int) -> float:
 
 def same(value: Any) -> Any:
     return value
+
+
+def first_scores(output: Any, labels: Any) -> Any:
+    return output[:, 0]
+
+
+def second(batch: Any) -> Any:
+    return batch[1]
+
+
+def called_on_first(model: Any, batch: Any) -> Any:
+    return model(batch[0])
 
 
 def edited(gm: Any) -> None:
@@ -264,6 +277,11 @@ call("readout_delay", lambda snn, x, **options: snnpipe.readout_delay(snn, x, **
      x=lambda: things().x, T=8)  # fmt: skip
 call("sweep", snnpipe.sweep, model=lambda: things().model, recipes=lambda: ["opi"], batches=lambda: [things().x],
      data=lambda: things().data, T=(1,), progress=False)  # fmt: skip
+call("evaluate", snnpipe.evaluate, snn=lambda: things().snn, loader=lambda: things().data, T=2,
+     ann=lambda: things().model, top=1, metric=first_scores, labels=second, forward=called_on_first,
+     encoding=snnpipe.constant(), schedule="step", delay=0, until=snnpipe.confident(0.9), confidence=0.9, max_batches=1,
+     progress=False)  # fmt: skip
+call("Evaluation.plot", method(lambda: things().evaluated, "plot"), path=lambda: FOLDER / "figure.png")
 call("Sweep.plot", method(lambda: things().swept, "plot"), path=lambda: FOLDER / "figure.png")
 call("converted", lambda x: things().made(x), x=lambda: things().x)
 
@@ -351,9 +369,10 @@ JUNK: list[Any] = [
 #: Arguments that are functions; one that can be called so is called, and may then raise what it likes.
 FUNCTIONS = {
     "stage", "first", "second", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode", "until",
+    "metric", "labels",
 }  # fmt: skip
 #: Arguments that are data or files; what these hold is checked where it is read.
-CONTENTS = {"x", "input", "batches", "path", "example", "text"}
+CONTENTS = {"x", "loader", "input", "batches", "path", "example", "text"}
 ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep"}
 
 

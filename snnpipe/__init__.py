@@ -10,6 +10,8 @@ from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.costs import Account
 from snnpipe.analysis.energy import account, latency
+from snnpipe.analysis.evaluate import evaluate
+from snnpipe.analysis.evaluation import Evaluation
 from snnpipe.analysis.report import report
 from snnpipe.analysis.sweep import Sweep, sweep
 from snnpipe.analysis.targets import AKIDA_1, LOIHI_2, SPECK_2E, Core, LayerLimits, Target
@@ -76,13 +78,13 @@ __version__ = "0.1.0"
 __all__ = [
     "AKIDA_1", "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "LOIHI_2", "QCFS", "RATE", "SITE_RULES", "SPECK_2E",
     "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning",
-    "ConversionState", "Core", "Declined", "Encoding", "Event", "ExportedSteps", "GraphError", "InputError",
-    "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Site", "SiteWarning",
+    "ConversionState", "Core", "Declined", "Encoding", "Evaluation", "Event", "ExportedSteps", "GraphError",
+    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Site", "SiteWarning",
     "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target",
     "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
     "absorb", "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
-    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
-    "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
+    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "evaluate",
+    "events", "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
     "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
     "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "parse", "percentile", "pipe",
     "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",

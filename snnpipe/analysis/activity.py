@@ -75,11 +75,46 @@ def spike_counts(
     >>> [(count.per_step.tolist(), count.size) for count in counts.values()]
     [([0, 1, 0, 2], 3)]
     """
+    twin = counting(snn)
+    with torch.no_grad():
+        twin.network(*inputs, T=T, encoding=encoding, schedule=schedule, **named)
+    return {
+        name: SpikeCount(torch.stack(count).cpu(), twin.sizes[name], twin.wires[name])
+        for name, count in twin.counts.items()
+    }
+
+
+@attrs.frozen(eq=False)
+class Counting:
+    """A throwaway network around another's tensors, and what its neurons have sent so far.
+
+    Attributes:
+        network: runs as the other one does.
+        counts: by name of the neuron the spikes of each step, over all wires, neurons and samples.
+        sizes: neurons times samples, of the last step.
+        wires: the lines an event travels on.
+    """
+
+    network: SpikingNetwork
+    counts: dict[str, list[Tensor]]
+    sizes: dict[str, int]
+    wires: dict[str, int]
+
+    def sent(self) -> float:
+        """The spikes since it was last asked."""
+        found = sum(float(torch.stack(spikes).sum()) for spikes in self.counts.values() if spikes)
+        for spikes in self.counts.values():
+            spikes.clear()
+        return found
+
+
+def counting(snn: SpikingNetwork) -> Counting:
+    """A twin of a network that counts; the network is unchanged."""
     counts: dict[str, list[Tensor]] = {}
     sizes: dict[str, int] = {}
     wires: dict[str, int] = {}
 
-    def counting(node: Node) -> Node:
+    def counted(node: Node) -> Node:
         name, neuron = neuron_path(node), node["neuron"]
         counts[name], wires[name] = [], neuron.wires
 
@@ -91,10 +126,10 @@ def spike_counts(
 
         return node.evolve(neuron=neuron.stepping(step))
 
-    graph = Graph(tuple(counting(node) if node.op == "encode" else node for node in snn.graph), snn.graph.output)
-    with torch.no_grad():
-        SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, schedule=schedule, **named)
-    return {name: SpikeCount(torch.stack(count).cpu(), sizes[name], wires[name]) for name, count in counts.items()}
+    graph = Graph(tuple(counted(node) if node.op == "encode" else node for node in snn.graph), snn.graph.output)
+    twin = SpikingNetwork(graph, snn.state_dict(), snn.code)
+    twin.budget = snn.budget
+    return Counting(twin, counts, sizes, wires)
 
 
 @takes(counts=MAPPING)

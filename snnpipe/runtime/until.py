@@ -130,8 +130,8 @@ def stopped(
         cells, outputs = _decoded(run.program, call, part, cells, statics, now)
         for clock, output in zip(part, outputs, strict=True):
             memory, done = until(memory, output)
-            ledger = ledger or _begun(output)
-            ledger = ledger.read(output, _said(done, ledger) | (clock is ahead[-1]), clock.t)
+            ledger = ledger or begun(output)
+            ledger = ledger.read(output, said(done, ledger) | (clock is ahead[-1]), clock.t)
         assert ledger is not None
         going = int(ledger.running.sum())
         if not going:
@@ -166,7 +166,7 @@ def check_alone(readout: str, delay: int) -> None:
         )
 
 
-def _begun(output: Any) -> Ledger:
+def begun(output: Any) -> Ledger:
     """Before the first readout; every tensor of the output must have a row for each sample."""
     found = tensors(output)
     counts = {x.shape[0] if x.ndim else 0 for x in found}
@@ -177,7 +177,7 @@ def _begun(output: Any) -> Ledger:
     return Ledger(output, torch.zeros_like(rows), rows, torch.ones_like(rows, dtype=torch.bool))
 
 
-def _said(done: Any, ledger: Ledger) -> Tensor:
+def said(done: Any, ledger: Ledger) -> Tensor:
     """What a rule said, if it is a boolean for each sample."""
     if isinstance(done, Tensor) and done.dtype is torch.bool and done.shape == ledger.left.shape:
         return done
