@@ -269,6 +269,9 @@ call("spikes_per_neuron", snnpipe.spikes_per_neuron, counts=lambda: things().cou
 call("SpikeCount", constructed(SpikeCount), per_step=lambda: torch.ones(2), size=3, wires=1)
 call("account", lambda snn, x, **options: snnpipe.account(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant(), schedule="step")  # fmt: skip
+call("energy", snnpipe.energy, costs=lambda: snnpipe.account(things().snn, things().x, T=2),
+     devices=(snnpipe.LOIHI,))  # fmt: skip
+call("Device", constructed(snnpipe.Device), name="mine", ac=1.0, mac=2.0, update=3.0, sources=("a page",), notes="")
 call("latency", snnpipe.latency, snn=lambda: things().snn, T=3, schedule="layer")
 call("to_exported", snnpipe.to_exported, snn=lambda: things().snn, example=lambda: things().x, T=2, schedule="step")
 call("to_exported_step", snnpipe.to_exported_step, snn=lambda: things().snn, example=lambda: things().x)

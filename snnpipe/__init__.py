@@ -6,9 +6,11 @@
 
 from snnpipe import recipes
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
+from snnpipe.analysis.bill import Bill, energy
 from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.costs import Account
+from snnpipe.analysis.devices import CMOS_FLOAT32, CMOS_INT8, LOIHI, SPINNAKER_2, TRUENORTH, Device
 from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.evaluate import evaluate
 from snnpipe.analysis.evaluation import Evaluation
@@ -76,19 +78,20 @@ from snnpipe.waves import Wave, wave
 __version__ = "0.1.0"
 
 __all__ = [
-    "AKIDA_1", "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "LOIHI_2", "QCFS", "RATE", "SITE_RULES", "SPECK_2E",
-    "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning",
-    "ConversionState", "Core", "Declined", "Encoding", "Evaluation", "Event", "ExportedSteps", "GraphError",
-    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Site", "SiteWarning",
-    "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target",
-    "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
-    "absorb", "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
-    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "evaluate",
-    "events", "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "parse", "percentile", "pipe",
-    "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
-    "roundings", "save", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
-    "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module",
-    "to_nir", "to_onnx", "to_snn", "trace", "wave", "wires",
+    "AKIDA_1", "BOTTLENECK_RULES", "CMOS_FLOAT32", "CMOS_INT8", "DIFFERENTIAL", "FUSE_RULES", "LOIHI", "LOIHI_2",
+    "QCFS", "RATE", "SITE_RULES", "SPECK_2E", "SPINNAKER_2", "TD", "TRANSFORMER_RULES", "TRUENORTH", "Account", "Bill",
+    "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Core", "Declined", "Device",
+    "Encoding", "Evaluation", "Event", "ExportedSteps", "GraphError", "InputError", "LayerLimits", "Levels", "Limit",
+    "Neuron", "Pipeline", "Rewrite", "Rounding", "Site", "SiteWarning", "SnnpipeError", "SpikeCount", "SpikingNetwork",
+    "StageError", "Statistic", "Stopped", "Sweep", "Target", "Threshold", "ThresholdError", "ThresholdWarning",
+    "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb", "account", "balance", "burst", "calibrate",
+    "cascade", "check", "compiled", "confident", "constant", "correct_bias", "correct_potential", "correct_threshold",
+    "correct_weights", "digest", "ema", "encoder", "energy", "evaluate", "events", "every_fake_quantize_site", "fixed",
+    "from_nir", "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency",
+    "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels",
+    "maximum", "merge_statistics", "mmse", "one_of_n", "parse", "percentile", "pipe", "pipeline", "poisson",
+    "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "roundings", "save",
+    "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "sweep",
+    "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn",
+    "trace", "wave", "wires",
 ]  # fmt: skip

@@ -6,10 +6,7 @@ import attrs
 
 from snnpipe.analysis.tables import aligned, short
 from snnpipe.frozen import FrozenMap
-
-#: Picojoules of a 32-bit float addition, and of a multiplication and an addition, in 45 nm CMOS.  Reference: Horowitz
-#: 2014, "Computing's energy problem (and what we can do about it)", ISSCC.
-PJ_AC, PJ_MAC = 0.9, 4.6
+from snnpipe.options import instance
 
 
 @attrs.frozen
@@ -55,6 +52,7 @@ class Operator:
         graded: elements that it handles as a nonlinear operator on floats.
         ann: multiplications of the same operator in the ANN.
         unseen: a module kept whole that has weights, but whose multiplications cannot be seen from outside.
+        part: ``"before"`` the first neuron, ``"between"`` neurons, or ``"behind"`` the last; before, if there are none.
     """
 
     name: str
@@ -66,6 +64,7 @@ class Operator:
     graded: float
     ann: float
     unseen: bool = False
+    part: str = "between"
 
 
 @attrs.frozen
@@ -128,14 +127,9 @@ class Account:
         return sum(operator.ann for operator in self.operators)
 
     @property
-    def energy(self) -> float:
-        """``0.9 ac + 4.6 mac`` in picojoules: an estimate for the arithmetic alone, which nobody measured."""
-        return PJ_AC * self.ac + PJ_MAC * self.mac
-
-    @property
-    def ann_energy(self) -> float:
-        """``4.6 ann`` in picojoules."""
-        return PJ_MAC * self.ann
+    def updates(self) -> float:
+        """Updates of state: every number that is carried, once in a step."""
+        return self.T * sum(self.state.values())
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
@@ -162,7 +156,7 @@ def _lines(account: Account) -> list[str]:
         ("multiplications (MAC)", short(account.mac), short(account.ann), _where(account, "mac")),
         ("synaptic, of both (SOP)", short(account.sop), "", "events x fan-out"),
         ("graded units, elements", short(account.graded), "", _where(account, "graded")),
-        ("energy in pJ", short(account.energy), short(account.ann_energy), _ratio(account)),
+        ("updates of state", short(account.updates), "", "floats of state x steps"),
     ]
     state = ", ".join(f"{short(floats)} in {where}" for where, floats in account.state.items())
     return [
@@ -190,16 +184,13 @@ def _where(account: Account, kind: str) -> str:
     return "; ".join(named[:3] + [f"{len(found) - 3} more"] * (len(found) > 3))
 
 
-def _ratio(account: Account) -> str:
-    return f"{account.energy / account.ann_energy:.3g} of the ANN's" if account.ann else ""
-
-
 def _warnings(account: Account) -> list[str]:
-    notes = [
-        f"energy: {PJ_AC} AC + {PJ_MAC} MAC (45 nm, Horowitz 2014), arithmetic only, without graded units, updates of "
-        "state and memory; nobody measured it on silicon"
-    ]
+    notes = ["energy: print(energy(account(...))) has the joules of these on named devices, and what they leave out"]
     if any(layer.unit == "multi-level" for layer in account.layers):
         notes.append("multi-level events: an AC is a shift and an addition where levels are powers of two")
     unseen = [operator.name for operator in account.operators if operator.unseen]
     return notes + [f"MACs not seen inside {', '.join(unseen)}: a module kept whole"] * bool(unseen)
+
+
+#: For arguments that are accounts.
+ACCOUNT = instance(Account, "must be an Account", "write account(snn, x, T=...)")
