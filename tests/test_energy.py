@@ -283,11 +283,11 @@ def test_a_gate_shows_its_price(code, T):
     assert amounts["behind the last neuron, MAC"] == 8 * 3
     assert amounts["state, numbers x steps"] == T * (16 + 24 + 8)
     assert amounts["graded units, elements"] == costs.graded
-    assert bill.joules(CMOS_FLOAT32) == joules((0.9 * costs.ac + 4.6 * costs.mac + 10 * costs.updates))
-    assert bill.joules(CMOS_FLOAT32, ann=True) == joules((4.6 * costs.ann + 10 * costs.neurons))
+    assert bill.joules(CMOS_FLOAT32) == joules(0.9 * costs.ac + 4.6 * costs.mac + 10 * costs.updates)
+    assert bill.joules(CMOS_FLOAT32, ann=True) == joules(4.6 * costs.ann + 10 * costs.neurons)
     assert bill.joules(LOIHI) is None  # it does not multiply
     assert bill.joules(LOIHI, ann=True) is None
-    assert bill.priced(LOIHI) == joules((23.6 * costs.ac + 81 * costs.updates))
+    assert bill.priced(LOIHI) == joules(23.6 * costs.ac + 81 * costs.updates)
 
 
 def joules(pico):
