@@ -77,7 +77,7 @@ def things() -> SimpleNamespace:
         model=model, x=x, traced=traced, measured=measured, spiking=replace(measured), snn=snn, path=path, saved=saved,
         state=snn.init(x), counts=snnpipe.spike_counts(snn, x, T=2), data=labelled,
         swept=snnpipe.sweep(model, ["opi"], batches=[x], data=labelled, T=(1,)), made=recipes.opi()(model, [x], T=2),
-        evaluated=snnpipe.evaluate(snn, labelled, T=2, ann=model),
+        evaluated=snnpipe.evaluate(snn, labelled, T=2, ann=model), costs=snnpipe.account(snn, x, T=2),
         program=torch.export.export(nn.Linear(2, 2), (x[:, :2],)),
     )  # fmt: skip
 
@@ -261,7 +261,8 @@ call("Target", snnpipe.Target, name="mine", sources=("a page",), layers={}, pool
 call("LayerLimits", snnpipe.LayerLimits, kernels=(1,), strides=(1,), paddings=(0,), square=True, bits=(8,), inputs=1,
      outputs=1)  # fmt: skip
 call("Core", snnpipe.Core, weights=1, neurons=1)
-call("report", snnpipe.report, subject=lambda: things().snn)
+call("report", snnpipe.report, subject=lambda: things().snn, html=lambda: FOLDER / "page.html", explanation=None,
+     evaluation=lambda: things().evaluated, account=lambda: things().costs)  # fmt: skip
 call("wires", snnpipe.wires, subject=lambda: things().snn)
 call("spike_counts", lambda snn, x, **options: snnpipe.spike_counts(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant())  # fmt: skip
@@ -269,7 +270,7 @@ call("spikes_per_neuron", snnpipe.spikes_per_neuron, counts=lambda: things().cou
 call("SpikeCount", constructed(SpikeCount), per_step=lambda: torch.ones(2), size=3, wires=1)
 call("account", lambda snn, x, **options: snnpipe.account(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant(), schedule="step")  # fmt: skip
-call("energy", snnpipe.energy, costs=lambda: snnpipe.account(things().snn, things().x, T=2),
+call("energy", snnpipe.energy, costs=lambda: things().costs,
      devices=(snnpipe.LOIHI,))  # fmt: skip
 call("Device", constructed(snnpipe.Device), name="mine", ac=1.0, mac=2.0, update=3.0, sources=("a page",), notes="")
 call("latency", snnpipe.latency, snn=lambda: things().snn, T=3, schedule="layer")
@@ -375,7 +376,7 @@ FUNCTIONS = {
     "metric", "labels",
 }  # fmt: skip
 #: Arguments that are data or files; what these hold is checked where it is read.
-CONTENTS = {"x", "loader", "input", "batches", "path", "example", "text"}
+CONTENTS = {"x", "loader", "input", "batches", "path", "html", "example", "text"}
 ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep"}
 
 
@@ -429,7 +430,7 @@ def tried(name: str, wrong: dict[str, int]) -> None:
         except SnnpipeError as error:
             said = str(error)
         except OSError as error:  # the file system's own words
-            said = str(error) if "path" in wrong else ""
+            said = str(error) if {"path", "html"} & wrong.keys() else ""
     assert said
 
 

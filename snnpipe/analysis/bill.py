@@ -9,6 +9,9 @@ from snnpipe.analysis.devices import DEVICE_VALUES, DEVICES, Device
 from snnpipe.analysis.tables import aligned, short
 from snnpipe.checks import takes
 from snnpipe.errors import InputError
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table as tabled
+from snnpipe.markup.tags import Markup, tag
 
 #: Which price of a device an amount is multiplied by.
 _KINDS = ("ac", "mac", "update")
@@ -73,6 +76,9 @@ class Bill:
         """The sum of what has a price: at least so much."""
         return sum(item.on(device) or 0.0 for item in self.spiking)
 
+    def _repr_html_(self) -> str:
+        return piece(*shown(self))
+
     def __str__(self) -> str:
         rows = table(self)
         lines = aligned(rows, left=1)
@@ -89,6 +95,13 @@ def table(bill: Bill) -> list[tuple[str, ...]]:
     sums = [bill.joules(device, ann=True) for device in bill.devices]
     rows.append(("ANN", "", *("-" if amount is None else joules(amount) for amount in sums)))
     return rows
+
+
+def shown(bill: Bill) -> list[Markup]:
+    """The table as parts of a page."""
+    sums = (len(bill.spiking), len(bill.spiking) + len(bill.ann) + 1)
+    made = tabled(table(bill), label="energy on devices", strong=sums)
+    return [made, *(tag("p", note, class_="note") for note in notes(bill))]
 
 
 def notes(bill: Bill) -> list[str]:

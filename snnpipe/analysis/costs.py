@@ -6,6 +6,9 @@ import attrs
 
 from snnpipe.analysis.tables import aligned, short
 from snnpipe.frozen import FrozenMap
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table
+from snnpipe.markup.tags import Markup, tag
 from snnpipe.options import instance
 
 
@@ -134,23 +137,36 @@ class Account:
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
+    def _repr_html_(self) -> str:
+        return piece(*shown(self))
+
 
 _HEAD = ("layer", "an event is one of", "wires x bits", "neurons", "events", "per neuron", "state floats")
 
 
-def _lines(account: Account) -> list[str]:
-    """The table: neurons, then operations beside those of the ANN, then what the numbers leave open."""
+def head(account: Account) -> str:
+    """What was run, in words."""
+    return (
+        f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input"
+        f"{f', schedule {account.schedule}' * (account.schedule != 'step')}; "
+        f"per sample and run, mean of {account.batch} sample{_s(account.batch)}"
+    )
+
+
+def layers(account: Account) -> list[tuple[str, ...]]:
+    """The neurons layer by layer, cell by cell, their head first and their sum last; empty without neurons."""
     rows = [
-        (
-            n.name,
-            n.alphabet or n.unit,
-            f"{n.wires} x {n.bits}",
-            *map(short, (n.neurons, n.events, n.per_neuron, n.state)),
-        )
+        (n.name, n.alphabet or n.unit, f"{n.wires} x {n.bits}",
+         *map(short, (n.neurons, n.events, n.per_neuron, n.state)))
         for n in account.layers
-    ]
+    ]  # fmt: skip
     whole = (account.neurons, account.events, account.per_neuron, account.state["neurons"])
-    costs = [
+    return [_HEAD, *rows, ("all", "", "", *map(short, whole))] if rows else []
+
+
+def operations(account: Account) -> list[tuple[str, ...]]:
+    """The operations beside those of the ANN, cell by cell, their head first."""
+    return [
         ("operations", "this run", "ANN", ""),
         ("additions (AC)", short(account.ac), "", _where(account, "ac")),
         ("multiplications (MAC)", short(account.mac), short(account.ann), _where(account, "mac")),
@@ -158,19 +174,30 @@ def _lines(account: Account) -> list[str]:
         ("graded units, elements", short(account.graded), "", _where(account, "graded")),
         ("updates of state", short(account.updates), "", "floats of state x steps"),
     ]
+
+
+def notes(account: Account) -> list[str]:
+    """What stands below the tables."""
     state = ", ".join(f"{short(floats)} in {where}" for where, floats in account.state.items())
+    return [f"floats of state: {state}", *_warnings(account)]
+
+
+def shown(account: Account) -> list[Markup]:
+    """The tables as parts of a page."""
+    rows = layers(account)
+    count = len(rows) - 2
+    parts = [tag("p", head(account))]
+    parts.append(table(rows, label="neurons", left=2, strong=(count,)) if rows else tag("p", "no neurons"))
+    parts.append(table(operations(account), label="operations", words=1))
+    return parts + [tag("p", note, class_="note") for note in notes(account)]
+
+
+def _lines(account: Account) -> list[str]:
+    rows = layers(account)
     return [
-        f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input"
-        f"{f', schedule {account.schedule}' * (account.schedule != 'step')}; "
-        f"per sample and run, mean of {account.batch} sample{_s(account.batch)}",
-        "",
-        *aligned([_HEAD, *rows, ("all", "", "", *map(short, whole))] if rows else [("no neurons",)], left=2),
-        "",
-        *aligned(costs, left=1, right=1),
-        "",
-        f"floats of state: {state}",
-        *_warnings(account),
-    ]
+        head(account), "", *aligned(rows or [("no neurons",)], left=2), "",
+        *aligned(operations(account), left=1, right=1), "", *notes(account),
+    ]  # fmt: skip
 
 
 def _s(count: int) -> str:

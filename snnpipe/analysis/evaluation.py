@@ -11,6 +11,10 @@ from snnpipe.analysis.interval import Interval
 from snnpipe.analysis.readouts import Exit, Readout
 from snnpipe.analysis.tables import aligned, short
 from snnpipe.checks import takes
+from snnpipe.markup.lines import Line, lines
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table
+from snnpipe.markup.tags import Markup, tag
 from snnpipe.options import PATH
 
 
@@ -55,6 +59,9 @@ class Evaluation:
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        return piece(*drawn(self))
 
     @takes(path=PATH)
     def plot(self, path: str | PathLike[str]) -> None:
@@ -104,6 +111,21 @@ def notes(evaluation: Evaluation) -> list[str]:
         said = {e.measure: (e.stopped.accuracy, unit), "as ANN": (e.stopped.agreement, " %")}
         lines[-1] += "".join(f", {name} {words(x)}{u}" for name, (x, u) in said.items() if x is not None)
     return lines + ["no labels in the data: what is right is not known"] * (e.last.accuracy is None)
+
+
+def drawn(evaluation: Evaluation) -> list[Markup]:
+    """The curve and the table as parts of a page."""
+    e = evaluation
+    found = []
+    for name, colour, title in (("accuracy", "a", e.measure), ("agreement", "b", "as the ANN")):
+        shares = [(r.t, getattr(r, name)) for r in e.readouts if getattr(r, name) is not None]
+        points = tuple((float(t), share.low, share.mean, share.high) for t, share in shares)
+        found += [Line(title, points, colour)] * bool(points)
+    level = None if e.ann is None else (f"ANN {e.ann.mean:.2f}", e.ann.mean)
+    up = "per cent of the samples" if e.percent else "metric, and agreement in per cent"
+    chart = [lines(found, label="accuracy and agreement against time steps", across="time steps t", up=up, level=level)]
+    parts = [tag("p", head(e)), *chart * bool(found), table(columns(e), label="readouts", left=0)]
+    return parts + [tag("p", note, class_="note") for note in notes(e)]
 
 
 def words(interval: Interval) -> str:
