@@ -77,6 +77,7 @@ def things() -> SimpleNamespace:
         model=model, x=x, traced=traced, measured=measured, spiking=replace(measured), snn=snn, path=path, saved=saved,
         state=snn.init(x), counts=snnpipe.spike_counts(snn, x, T=2), data=labelled,
         swept=snnpipe.sweep(model, ["opi"], batches=[x], data=labelled, T=(1,)), made=recipes.opi()(model, [x], T=2),
+        evaluated=snnpipe.evaluate(snn, labelled, T=2, ann=model), costs=snnpipe.account(snn, x, T=2),
         program=torch.export.export(nn.Linear(2, 2), (x[:, :2],)),
     )  # fmt: skip
 
@@ -96,6 +97,18 @@ def one(t: int) -> float:
 
 def same(value: Any) -> Any:
     return value
+
+
+def first_scores(output: Any, labels: Any) -> Any:
+    return output[:, 0]
+
+
+def second(batch: Any) -> Any:
+    return batch[1]
+
+
+def called_on_first(model: Any, batch: Any) -> Any:
+    return model(batch[0])
 
 
 def edited(gm: Any) -> None:
@@ -248,7 +261,8 @@ call("Target", snnpipe.Target, name="mine", sources=("a page",), layers={}, pool
 call("LayerLimits", snnpipe.LayerLimits, kernels=(1,), strides=(1,), paddings=(0,), square=True, bits=(8,), inputs=1,
      outputs=1)  # fmt: skip
 call("Core", snnpipe.Core, weights=1, neurons=1)
-call("report", snnpipe.report, subject=lambda: things().snn)
+call("report", snnpipe.report, subject=lambda: things().snn, html=lambda: FOLDER / "page.html", explanation=None,
+     evaluation=lambda: things().evaluated, account=lambda: things().costs)  # fmt: skip
 call("wires", snnpipe.wires, subject=lambda: things().snn)
 call("spike_counts", lambda snn, x, **options: snnpipe.spike_counts(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant())  # fmt: skip
@@ -256,6 +270,9 @@ call("spikes_per_neuron", snnpipe.spikes_per_neuron, counts=lambda: things().cou
 call("SpikeCount", constructed(SpikeCount), per_step=lambda: torch.ones(2), size=3, wires=1)
 call("account", lambda snn, x, **options: snnpipe.account(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant(), schedule="step")  # fmt: skip
+call("energy", snnpipe.energy, costs=lambda: things().costs,
+     devices=(snnpipe.LOIHI,))  # fmt: skip
+call("Device", constructed(snnpipe.Device), name="mine", ac=1.0, mac=2.0, update=3.0, sources=("a page",), notes="")
 call("latency", snnpipe.latency, snn=lambda: things().snn, T=3, schedule="layer")
 call("to_exported", snnpipe.to_exported, snn=lambda: things().snn, example=lambda: things().x, T=2, schedule="step")
 call("to_exported_step", snnpipe.to_exported_step, snn=lambda: things().snn, example=lambda: things().x)
@@ -264,6 +281,11 @@ call("readout_delay", lambda snn, x, **options: snnpipe.readout_delay(snn, x, **
      x=lambda: things().x, T=8)  # fmt: skip
 call("sweep", snnpipe.sweep, model=lambda: things().model, recipes=lambda: ["opi"], batches=lambda: [things().x],
      data=lambda: things().data, T=(1,), progress=False)  # fmt: skip
+call("evaluate", snnpipe.evaluate, snn=lambda: things().snn, loader=lambda: things().data, T=2,
+     ann=lambda: things().model, top=1, metric=first_scores, labels=second, forward=called_on_first,
+     encoding=snnpipe.constant(), schedule="step", delay=0, until=snnpipe.confident(0.9), confidence=0.9, max_batches=1,
+     progress=False)  # fmt: skip
+call("Evaluation.plot", method(lambda: things().evaluated, "plot"), path=lambda: FOLDER / "figure.png")
 call("Sweep.plot", method(lambda: things().swept, "plot"), path=lambda: FOLDER / "figure.png")
 call("converted", lambda x: things().made(x), x=lambda: things().x)
 
@@ -351,9 +373,10 @@ JUNK: list[Any] = [
 #: Arguments that are functions; one that can be called so is called, and may then raise what it likes.
 FUNCTIONS = {
     "stage", "first", "second", "fn", "forward", "alpha", "a", "threshold", "rules", "corrections", "encode", "until",
+    "metric", "labels",
 }  # fmt: skip
 #: Arguments that are data or files; what these hold is checked where it is read.
-CONTENTS = {"x", "input", "batches", "path", "example", "text"}
+CONTENTS = {"x", "loader", "input", "batches", "path", "html", "example", "text"}
 ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep"}
 
 
@@ -407,7 +430,7 @@ def tried(name: str, wrong: dict[str, int]) -> None:
         except SnnpipeError as error:
             said = str(error)
         except OSError as error:  # the file system's own words
-            said = str(error) if "path" in wrong else ""
+            said = str(error) if {"path", "html"} & wrong.keys() else ""
     assert said
 
 

@@ -6,10 +6,14 @@
 
 from snnpipe import recipes
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
+from snnpipe.analysis.bill import Bill, energy
 from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.costs import Account
+from snnpipe.analysis.devices import CMOS_FLOAT32, CMOS_INT8, LOIHI, SPINNAKER_2, TRUENORTH, Device
 from snnpipe.analysis.energy import account, latency
+from snnpipe.analysis.evaluate import evaluate
+from snnpipe.analysis.evaluation import Evaluation
 from snnpipe.analysis.explain import explain
 from snnpipe.analysis.explanation import Cause, Explanation, Finding, SiteError
 from snnpipe.analysis.report import report
@@ -82,17 +86,18 @@ from snnpipe.waves import Wave, wave
 __version__ = "0.1.0"
 
 __all__ = [
-    "AKIDA_1", "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "LOIHI_2", "QCFS", "RATE", "SITE_RULES", "SPECK_2E",
-    "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Cause", "Clock", "Code", "Codebook", "CompileWarning",
-    "ConversionState", "Core", "Declined", "Encoding", "Event", "Explanation", "ExportedSteps", "Fault", "Finding",
-    "GraphError", "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding",
-    "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
-    "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold",
-    "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
-    "absorb", "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
-    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
-    "every_fake_quantize_site", "explain", "first_fault", "fixed", "from_nir", "fuse", "geometric", "graded", "group",
-    "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics",
+    "AKIDA_1", "BOTTLENECK_RULES", "CMOS_FLOAT32", "CMOS_INT8", "DIFFERENTIAL", "FUSE_RULES", "LOIHI", "LOIHI_2",
+    "QCFS", "RATE", "SITE_RULES", "SPECK_2E", "SPINNAKER_2", "TD", "TRANSFORMER_RULES", "TRUENORTH", "Account", "Bill",
+    "CalibrationError", "Cause", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Core", "Declined",
+    "Device", "Encoding", "Evaluation", "Event", "Explanation", "ExportedSteps", "Fault", "Finding", "GraphError",
+    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Sensitivity", "Site",
+    "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError",
+    "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold", "ThresholdError",
+    "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb",
+    "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
+    "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "energy", "evaluate",
+    "events", "every_fake_quantize_site", "explain", "first_fault", "fixed", "from_nir", "fuse", "geometric", "graded",
+    "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics",
     "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n",
     "parse", "percentile", "pipe", "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired",
     "replace", "report", "restarted", "roundings", "save", "save_statistics", "scaled", "sensitivity", "signed_memory",

@@ -21,6 +21,9 @@ from snnpipe.frontend.lowering import lower
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Param
+from snnpipe.markup import told
+from snnpipe.markup.style import piece
+from snnpipe.markup.tags import tag
 from snnpipe.names import safe_argument, safe_paths
 from snnpipe.options import function, instance, optional, several
 
@@ -122,6 +125,9 @@ class ConversionState:
             f"ConversionState({made}{len(self.graph.nodes)} nodes, {len(self.params)} tensors, "
             f"{len(self.sites)} sites, {len(self.statistics)} statistics, {len(self.history)} events)"
         )
+
+    def _repr_html_(self) -> str:
+        return piece(tag("b", repr(self)), *told.pipeline(self.made), *told.history(self.history))
 
     @takes(
         StageError, events=several(instance(Event, "must be an Event"), "events, such as Event(stage, subject, action)")

@@ -9,10 +9,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from snnpipe import (
+    CMOS_FLOAT32,
+    LOIHI,
     RATE,
     TD,
+    Device,
     Neuron,
+    SnnpipeError,
     constant,
+    energy,
     events,
     fixed,
     fuse,
@@ -270,8 +275,23 @@ def test_a_gate_shows_its_price(code, T):
     assert [(o.op, o.runs) for o in costs.operators if o.mac or o.graded] == [
         ("linear", 1), ("sigmoid", T), ("mul", T), ("linear", 1)
     ]  # fmt: skip
-    assert costs.energy == pytest.approx(0.9 * costs.ac + 4.6 * costs.mac)
-    assert costs.ann_energy == pytest.approx(4.6 * costs.ann)
+    assert {o.name: o.part for o in costs.operators if o.mac} == {"a": "before", "mul": "between", "c": "behind"}
+    bill = energy(costs)
+    amounts = {item.name: item.amount for item in bill.spiking}
+    assert amounts["before the first neuron, MAC"] == 6 * 8
+    assert amounts["between neurons, MAC"] == 8 * T
+    assert amounts["behind the last neuron, MAC"] == 8 * 3
+    assert amounts["state, numbers x steps"] == T * (16 + 24 + 8)
+    assert amounts["graded units, elements"] == costs.graded
+    assert bill.joules(CMOS_FLOAT32) == joules(0.9 * costs.ac + 4.6 * costs.mac + 10 * costs.updates)
+    assert bill.joules(CMOS_FLOAT32, ann=True) == joules(4.6 * costs.ann + 10 * costs.neurons)
+    assert bill.joules(LOIHI) is None  # it does not multiply
+    assert bill.joules(LOIHI, ann=True) is None
+    assert bill.priced(LOIHI) == joules(23.6 * costs.ac + 81 * costs.updates)
+
+
+def joules(pico):
+    return pytest.approx(1e-12 * pico, rel=1e-12, abs=0)
 
 
 class Streams(nn.Module):
@@ -498,7 +518,7 @@ def test_the_table_says_it_all():
     assert "floats of state: 32 in neurons, 24 in accumulators, 8 in differences" in text
     assert "multiplications (MAC)" in text
     assert "mul (mul, x 8) 64; a (linear, once) 48; c (linear, once) 24" in text
-    assert "nobody measured it" in text
+    assert "print(energy(account(...)))" in text
     none = str(account(pipe(model, trace, td_rewrite(code=RATE), to_snn), x, T=1))
     assert "1 step under" in none
     assert "no neurons" in none
@@ -552,3 +572,21 @@ def test_refuses_what_the_network_refuses(T, x, snn):
         account(snn, x, x, T=2)
     with pytest.raises(InputError, match='"step", "layer" or a wave'):
         account(snn, x, T=2, schedule="both")
+
+
+def test_a_bill_says_what_it_leaves_out_and_never_one_number():
+    snn, x = converted(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)), theta=0.1), vectors()
+    mine = Device("mine", ac=1.0, mac=None, update=2.0)
+    text = str(energy(account(snn.float(), x.float(), T=4), devices=(CMOS_FLOAT32, mine)))
+    lines = {line.split("  ")[0].strip() or line.split("  ")[1].strip(): line for line in text.splitlines() if line}
+    assert lines["before the first neuron, MAC"].split()[-1] == "?"  # no price, so no number
+    assert lines["spiking network"].split()[-3] == ">="
+    assert lines["ANN"].split()[-1] == "-"
+    assert "not in these numbers: reading weights" in text
+    assert "45 nm, float32: ac 0.9 pJ, mac 4.6 pJ, update 10 pJ" in text
+    assert "Horowitz 2014" in text
+    assert "nobody measured" in text
+    with pytest.raises(SnnpipeError, match="neither the price of an addition"):
+        Device("nothing", ac=None, mac=None, update=1.0)
+    with pytest.raises(InputError, match="write account"):
+        energy(snn)

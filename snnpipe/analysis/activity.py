@@ -76,9 +76,8 @@ def spike_counts(
     [([0, 1, 0, 2], 3)]
     """
     counter = Counter()
-    graph = counter.watching(snn.graph)
     with torch.no_grad():
-        SpikingNetwork(graph, snn.state_dict(), snn.code)(*inputs, T=T, encoding=encoding, schedule=schedule, **named)
+        counter.twin(snn)(*inputs, T=T, encoding=encoding, schedule=schedule, **named)
     return counter.counts()
 
 
@@ -94,6 +93,19 @@ class Counter:
         """The graph, its neurons counting."""
         nodes = (self._counting(node) if node.op == "encode" else node for node in graph)
         return Graph(tuple(nodes), graph.output)
+
+    def twin(self, snn: SpikingNetwork) -> SpikingNetwork:
+        """A network around another's tensors that runs as it does and counts; the other is unchanged."""
+        made = SpikingNetwork(self.watching(snn.graph), snn.state_dict(), snn.code)
+        made.budget = snn.budget
+        return made
+
+    def sent(self) -> float:
+        """The spikes since it was last asked."""
+        found = sum(float(torch.stack(spikes).sum()) for spikes in self.found.values() if spikes)
+        for spikes in self.found.values():
+            spikes.clear()
+        return found
 
     def counts(self) -> dict[str, SpikeCount]:
         """What was counted, by name of the neuron."""

@@ -16,6 +16,9 @@ from snnpipe.checks import takes
 from snnpipe.errors import SiteWarning, StageError, TraceError, UnsupportedError
 from snnpipe.graph import Node
 from snnpipe.kernels.codebook import UNITS
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table
+from snnpipe.markup.tags import Markup, more, tag
 from snnpipe.ops.lift import Case, Form, graded_units, has_neurons, place, unlift
 from snnpipe.ops.modules import held
 from snnpipe.options import instance, optional
@@ -93,6 +96,9 @@ class Verdict:
         between = [node for node in self.nodes if node.case not in fixed_or_neuron and node.unit != "readout"]
         return sum(node.form is Form.EVENTS for node in between) / len(between) if between else 0.0
 
+    def _repr_html_(self) -> str:
+        return piece(*shown(self))
+
     def __str__(self) -> str:
         if self.refusal:
             return f"cannot be converted\n{self.refusal}"
@@ -110,6 +116,16 @@ class Verdict:
             lines.append(f"{'fits' if self.fits else 'does not fit'} {self.target}")
             lines += [f"  {limit}".replace("\n", "\n  ") for limit in self.limits]
         return "\n".join([*lines, *(f"  note    {note}" for note in self.notes)])
+
+
+def shown(verdict: Verdict) -> list[Markup]:
+    """The verdict in words, and operator by operator, as parts of a page."""
+    words = tag("pre", str(verdict))
+    if verdict.refusal:
+        return [words]
+    rows = [("operator", "is", "case", "value", "unit", "where")]
+    rows += [(n.path, n.op, n.case.value, n.form.name.lower(), n.unit, n.where) for n in verdict.nodes]
+    return [words, more(f"{len(verdict.nodes)} operators", table(rows, label="operators", left=6))]
 
 
 def _subject(value: Any) -> Any:

@@ -6,10 +6,10 @@ import attrs
 
 from snnpipe.analysis.tables import aligned, short
 from snnpipe.frozen import FrozenMap
-
-#: Picojoules of a 32-bit float addition, and of a multiplication and an addition, in 45 nm CMOS.  Reference: Horowitz
-#: 2014, "Computing's energy problem (and what we can do about it)", ISSCC.
-PJ_AC, PJ_MAC = 0.9, 4.6
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table
+from snnpipe.markup.tags import Markup, tag
+from snnpipe.options import instance
 
 
 @attrs.frozen
@@ -55,6 +55,7 @@ class Operator:
         graded: elements that it handles as a nonlinear operator on floats.
         ann: multiplications of the same operator in the ANN.
         unseen: a module kept whole that has weights, but whose multiplications cannot be seen from outside.
+        part: ``"before"`` the first neuron, ``"between"`` neurons, or ``"behind"`` the last; before, if there are none.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Operator:
     graded: float
     ann: float
     unseen: bool = False
+    part: str = "between"
 
 
 @attrs.frozen
@@ -128,55 +130,74 @@ class Account:
         return sum(operator.ann for operator in self.operators)
 
     @property
-    def energy(self) -> float:
-        """``0.9 ac + 4.6 mac`` in picojoules: an estimate for the arithmetic alone, which nobody measured."""
-        return PJ_AC * self.ac + PJ_MAC * self.mac
-
-    @property
-    def ann_energy(self) -> float:
-        """``4.6 ann`` in picojoules."""
-        return PJ_MAC * self.ann
+    def updates(self) -> float:
+        """Updates of state: every number that is carried, once in a step."""
+        return self.T * sum(self.state.values())
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
+
+    def _repr_html_(self) -> str:
+        return piece(*shown(self))
 
 
 _HEAD = ("layer", "an event is one of", "wires x bits", "neurons", "events", "per neuron", "state floats")
 
 
-def _lines(account: Account) -> list[str]:
-    """The table: neurons, then operations beside those of the ANN, then what the numbers leave open."""
+def head(account: Account) -> str:
+    """What was run, in words."""
+    return (
+        f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input"
+        f"{f', schedule {account.schedule}' * (account.schedule != 'step')}; "
+        f"per sample and run, mean of {account.batch} sample{_s(account.batch)}"
+    )
+
+
+def layers(account: Account) -> list[tuple[str, ...]]:
+    """The neurons layer by layer, cell by cell, their head first and their sum last; empty without neurons."""
     rows = [
-        (
-            n.name,
-            n.alphabet or n.unit,
-            f"{n.wires} x {n.bits}",
-            *map(short, (n.neurons, n.events, n.per_neuron, n.state)),
-        )
+        (n.name, n.alphabet or n.unit, f"{n.wires} x {n.bits}",
+         *map(short, (n.neurons, n.events, n.per_neuron, n.state)))
         for n in account.layers
-    ]
+    ]  # fmt: skip
     whole = (account.neurons, account.events, account.per_neuron, account.state["neurons"])
-    costs = [
+    return [_HEAD, *rows, ("all", "", "", *map(short, whole))] if rows else []
+
+
+def operations(account: Account) -> list[tuple[str, ...]]:
+    """The operations beside those of the ANN, cell by cell, their head first."""
+    return [
         ("operations", "this run", "ANN", ""),
         ("additions (AC)", short(account.ac), "", _where(account, "ac")),
         ("multiplications (MAC)", short(account.mac), short(account.ann), _where(account, "mac")),
         ("synaptic, of both (SOP)", short(account.sop), "", "events x fan-out"),
         ("graded units, elements", short(account.graded), "", _where(account, "graded")),
-        ("energy in pJ", short(account.energy), short(account.ann_energy), _ratio(account)),
+        ("updates of state", short(account.updates), "", "floats of state x steps"),
     ]
+
+
+def notes(account: Account) -> list[str]:
+    """What stands below the tables."""
     state = ", ".join(f"{short(floats)} in {where}" for where, floats in account.state.items())
+    return [f"floats of state: {state}", *_warnings(account)]
+
+
+def shown(account: Account) -> list[Markup]:
+    """The tables as parts of a page."""
+    rows = layers(account)
+    count = len(rows) - 2
+    parts = [tag("p", head(account))]
+    parts.append(table(rows, label="neurons", left=2, strong=(count,)) if rows else tag("p", "no neurons"))
+    parts.append(table(operations(account), label="operations", words=1))
+    return parts + [tag("p", note, class_="note") for note in notes(account)]
+
+
+def _lines(account: Account) -> list[str]:
+    rows = layers(account)
     return [
-        f"{account.T} step{_s(account.T)} under {account.code}, {account.encoding} input"
-        f"{f', schedule {account.schedule}' * (account.schedule != 'step')}; "
-        f"per sample and run, mean of {account.batch} sample{_s(account.batch)}",
-        "",
-        *aligned([_HEAD, *rows, ("all", "", "", *map(short, whole))] if rows else [("no neurons",)], left=2),
-        "",
-        *aligned(costs, left=1, right=1),
-        "",
-        f"floats of state: {state}",
-        *_warnings(account),
-    ]
+        head(account), "", *aligned(rows or [("no neurons",)], left=2), "",
+        *aligned(operations(account), left=1, right=1), "", *notes(account),
+    ]  # fmt: skip
 
 
 def _s(count: int) -> str:
@@ -190,16 +211,13 @@ def _where(account: Account, kind: str) -> str:
     return "; ".join(named[:3] + [f"{len(found) - 3} more"] * (len(found) > 3))
 
 
-def _ratio(account: Account) -> str:
-    return f"{account.energy / account.ann_energy:.3g} of the ANN's" if account.ann else ""
-
-
 def _warnings(account: Account) -> list[str]:
-    notes = [
-        f"energy: {PJ_AC} AC + {PJ_MAC} MAC (45 nm, Horowitz 2014), arithmetic only, without graded units, updates of "
-        "state and memory; nobody measured it on silicon"
-    ]
+    notes = ["energy: print(energy(account(...))) has the joules of these on named devices, and what they leave out"]
     if any(layer.unit == "multi-level" for layer in account.layers):
         notes.append("multi-level events: an AC is a shift and an addition where levels are powers of two")
     unseen = [operator.name for operator in account.operators if operator.unseen]
     return notes + [f"MACs not seen inside {', '.join(unseen)}: a module kept whole"] * bool(unseen)
+
+
+#: For arguments that are accounts.
+ACCOUNT = instance(Account, "must be an Account", "write account(snn, x, T=...)")

@@ -21,7 +21,7 @@ from snnpipe.containers import tensors
 from snnpipe.emit import neuron_path
 from snnpipe.errors import InputError
 from snnpipe.frozen import FrozenMap
-from snnpipe.graph import Graph, Node
+from snnpipe.graph import Graph, Node, refs
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.ops.lift import Form, lift, place
 from snnpipe.ops.modules import SpikingNeuron
@@ -60,8 +60,8 @@ def account(
     * **Graded units.**  Elements handled by nonlinear operators on floats (softmax, normalisation, gates).
     * **State.**  Floats that are remembered from one step to the next.
 
-    Not counted: biases, additions of decoded values, the updates of the state, memory traffic, and what is computed
-    from parameters alone.
+    Not counted: biases, additions of decoded values, memory traffic of weights, and what is computed from parameters
+    alone.  ``energy`` has the joules.
 
     Args:
         snn: a converted network.
@@ -142,7 +142,8 @@ def _account(snn: SpikingNetwork, lifted: Graph, run: Run, ran: tuple[int, str, 
         _layer(neuron_path(node), modules[neuron_path(node)], tally, floats[node.name], batch)
         for node, tally in nodes if node.op == "encode"
     ]  # fmt: skip
-    operators = [_operator(node, run, batch) for node, tally in nodes if tally.costs]
+    parts = _parts(lifted)
+    operators = [_operator(node, run, batch, parts[node.name]) for node, tally in nodes if tally.costs]
     return Account(*ran, tuple(layers), tuple(operators), FrozenMap(state))
 
 
@@ -153,11 +154,24 @@ def _layer(name: str, module: SpikingNeuron, tally: Tally, state: float, batch: 
     return Layer(name, str(neuron), neuron.unit, neuron.alphabet, neuron.wires, bits, count, events, state)
 
 
-def _operator(node: Node, run: Run, batch: int) -> Operator:
+def _operator(node: Node, run: Run, batch: int, part: str) -> Operator:
     tally = run.tallies[node.name]
     on_events = node.op in _STATE or run.placed[node.name].form is Form.EVENTS
     ac, mac, graded, ann = (amount / batch for amount in (tally.ac, tally.mac, tally.graded, tally.ann))
-    return Operator(node.path or node.name, node.op, tally.runs, on_events, ac, mac, graded, ann, tally.unseen)
+    return Operator(node.path or node.name, node.op, tally.runs, on_events, ac, mac, graded, ann, tally.unseen, part)
+
+
+def _parts(lifted: Graph) -> dict[str, str]:
+    """Where each node stands: before the first neuron, between neurons, or behind the last."""
+    fired: set[str] = set()  # what reads a neuron
+    for node in lifted:
+        if any(name in fired or lifted[name].op == "encode" for name in refs(node.operands)):
+            fired.add(node.name)
+    ahead = lifted.ancestors(node.name for node in lifted if node.op == "encode")
+    return {
+        node.name: "before" if node.name not in fired else "between" if node.name in ahead else "behind"
+        for node in lifted
+    }
 
 
 def _bits(module: SpikingNeuron, number: int) -> int:

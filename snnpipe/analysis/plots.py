@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import Any
 
 import attrs
 
 from snnpipe.errors import SnnpipeError
 
 # Okabe and Ito 2008, "Color universal design": told apart with every kind of colour vision.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-_COLOURS = (_BLUE, _ORANGE, _GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
+_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D")
 
 #: What to do where scikit-learn or matplotlib is missing; it works beside a clone and beside an installed package.
@@ -47,6 +48,13 @@ def require_matplotlib() -> None:
         raise SnnpipeError(f"figures need matplotlib: {HOW_TO_INSTALL}") from error
 
 
+def plain_axes(axes: Any) -> None:
+    """A light grid behind the lines, and no box around them."""
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def plot_accuracy(
     rows: Sequence[Row],
     ann_accuracy: float,
@@ -78,16 +86,16 @@ def plot_accuracy(
     figure = Figure(figsize=(7.0, 6.4), dpi=150, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
 
-    top.axhline(ann_accuracy, color=_GREY, linestyle="--", linewidth=1.5, label=f"ANN accuracy ({ann_accuracy:.1f} %)")
-    top.plot(T, [row.accuracy for row in rows], "o-", color=_BLUE, linewidth=2, label="SNN accuracy")
-    top.plot(T, [row.agreement for row in rows], "s:", color=_ORANGE, linewidth=2, label="SNN agreement with the ANN")
+    top.axhline(ann_accuracy, color=GREY, linestyle="--", linewidth=1.5, label=f"ANN accuracy ({ann_accuracy:.1f} %)")
+    top.plot(T, [row.accuracy for row in rows], "o-", color=BLUE, linewidth=2, label="SNN accuracy")
+    top.plot(T, [row.agreement for row in rows], "s:", color=ORANGE, linewidth=2, label="SNN agreement with the ANN")
     low = min(ann_accuracy, *(min(row.accuracy, row.agreement) for row in rows))
     top.set_ylim(low - 0.08 * (100 - low) - 0.5, 100 + 0.06 * (100 - low) + 0.3)
     top.set_ylabel("test samples (%)")
     top.set_title(title, fontsize=13)
     top.legend(loc="best", framealpha=1.0)
 
-    bottom.plot(T, [row.spikes for row in rows], "^-", color=_GREEN, linewidth=2)
+    bottom.plot(T, [row.spikes for row in rows], "^-", color=GREEN, linewidth=2)
     for row in rows:
         at = (row.T, row.spikes)  # the curve rises to the right, so there is room on the upper left
         bottom.annotate(f"{row.spikes:.3g}", at, (4, 8), textcoords="offset points", ha="right")
@@ -98,9 +106,7 @@ def plot_accuracy(
     bottom.set_xticks(T, [str(t) for t in T])
     bottom.minorticks_off()
     for axes in (top, bottom):
-        axes.grid(color="#DDDDDD", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        plain_axes(axes)
     figure.savefig(path)
 
 
@@ -125,7 +131,7 @@ def plot_recipes(
 
     figure = Figure(figsize=(7.5, 5.0), dpi=150, layout="constrained")
     axes = figure.subplots()
-    axes.axhline(ann_accuracy, color=_GREY, linestyle="--", linewidth=1.5, label=f"ANN ({ann_accuracy:.1f} %)")
+    axes.axhline(ann_accuracy, color=GREY, linestyle="--", linewidth=1.5, label=f"ANN ({ann_accuracy:.1f} %)")
     for k, (name, points) in enumerate(lines.items()):
         latency, accuracy = zip(*sorted(points), strict=True)
         colour, marker = _COLOURS[k % len(_COLOURS)], _MARKERS[k // len(_COLOURS) % len(_MARKERS)]
@@ -134,8 +140,6 @@ def plot_recipes(
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("latency in time steps, first passes and waiting included (log scale)")
     axes.set_ylabel("test samples classified right (%)")
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain_axes(axes)
     figure.legend(loc="outside right upper", framealpha=1.0, fontsize=8)
     figure.savefig(path)

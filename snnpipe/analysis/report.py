@@ -5,16 +5,23 @@ Knows the history and the law's placement of operators; changes nothing.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
+from os import PathLike
+from typing import Any
 
-from snnpipe.checks import takes
+from snnpipe.analysis.costs import ACCOUNT, Account
+from snnpipe.analysis.evaluation import Evaluation
+from snnpipe.analysis.page.document import Extras, document
+from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError
+from snnpipe.exchange.atomic import write_atomically
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.ops.lift import graded_units, unlift
-from snnpipe.options import instance
+from snnpipe.options import PATH, instance, optional
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.state import ConversionState, Event
 
@@ -24,12 +31,40 @@ _SUBJECT = instance(
 )  # fmt: skip
 
 
-@takes(StageError, subject=_SUBJECT)
-def report(subject: ConversionState | SpikingNetwork) -> str:
+def _explained(value: Any) -> Any:
+    if not all(hasattr(value, name) for name in ("causes", "sites", "error", "T", "schedule")):
+        raise TypeError
+    return value
+
+
+_EXPLANATION = optional(Check("must be an Explanation", _explained, "write explain(model, snn, batches, T=...)"))
+_EVALUATION = optional(instance(Evaluation, "must be an Evaluation", "write evaluate(snn, loader, T=...)"))
+
+
+@takes(
+    StageError, subject=_SUBJECT, html=optional(PATH), evaluation=_EVALUATION, explanation=_EXPLANATION,
+    account=optional(ACCOUNT),
+)  # fmt: skip
+def report(
+    subject: ConversionState | SpikingNetwork,
+    *,
+    html: str | PathLike[str] | None = None,
+    evaluation: Evaluation | None = None,
+    explanation: Any = None,
+    account: Account | None = None,
+) -> str:
     """Render the pipeline, the history grouped by stage, then the kinds of unit and whether the network spikes.
 
     Args:
         subject: a state between any two stages, or the network.
+        html: where to write the same as a page, one file that needs nothing else: with the graph, the thresholds and
+            what ``check`` says, for light and dark, wide and narrow, mouse and keyboard.
+        evaluation: what ``evaluate`` found: accuracy against T.
+        explanation: what ``explain`` found: causes and sites.
+        account: what ``account`` counted: spike rates, operations, and ``energy`` made of them.
+
+    Raises:
+        OSError: the page cannot be written.
 
     >>> from torch import nn
     >>> from snnpipe import fixed, pipe, replace, to_snn, trace
@@ -49,7 +84,11 @@ def report(subject: ConversionState | SpikingNetwork) -> str:
     """
     lines = [*_table(subject.history), "", *unit_lines(subject)]
     text = [f"pipeline: {' | '.join(subject.made)}"] * bool(subject.made)
-    return "\n".join(text + (lines if subject.history else lines[1:]))
+    extras = Extras(evaluation, explanation, account)
+    if html is not None:
+        made = document(subject, unit_lines(subject), extras).encode()
+        write_atomically(os.fspath(html), lambda file: file.write(made))
+    return "\n".join(text + (lines if subject.history else lines[1:]) + [f"\n{said}" for said in extras.texts()])
 
 
 def unit_lines(subject: ConversionState | SpikingNetwork) -> list[str]:

@@ -19,6 +19,9 @@ from snnpipe.errors import InputError, StageError
 from snnpipe.frozen import EMPTY, FrozenMap, leaves
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.kernels.temporal import zip_leaves
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table
+from snnpipe.markup.tags import more, tag
 from snnpipe.options import FLAG, PATH, STEPS, several
 from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
 from snnpipe.recipes import named
@@ -90,6 +93,18 @@ class Sweep:
         ]
         lines += [f"left out (see refused): {', '.join(self.refused)}"] * bool(self.refused)
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = [("recipe", "T", "latency", "accuracy %", "as ANN %", "events", "wires", "unit", "state", "MACs")]
+        rows += [
+            (o.recipe, f"{o.T}", f"{o.latency}", f"{o.accuracy:.2f}", f"{o.agreement:.2f}", f"{o.events:.2f}",
+             f"{o.wires}", o.unit, f"{o.state:.0f}", f"{o.macs:.3g}")
+            for o in self.outcomes
+        ]  # fmt: skip
+        refused = [tag("p", f"{name}: {why}", class_="note") for name, why in self.refused.items()]
+        head = tag("p", f"ANN: {self.ann:.2f} % of {self.samples} samples")
+        left = [more(f"left out: {', '.join(self.refused)}", *refused)] * bool(refused)
+        return piece(head, table(rows, label="recipes"), *left)
 
     @takes(path=PATH)
     def plot(self, path: str | PathLike[str]) -> None:

@@ -63,10 +63,18 @@ class Reader:
         progress: bool = False,
     ) -> int:  # fmt: skip
         """Hand every batch, or the first ``limit``, to ``to(number, inputs by name)``; how many there were."""
+        return self.walk(
+            batches, lambda number, batch: self.hand(batch, number, lambda given: to(number, given)), limit, progress
+        )
+
+    def walk(
+        self, batches: Iterable[Any], to: Callable[[int, Any], Any], limit: int | None = None, progress: bool = False
+    ) -> int:
+        """Give every batch as it is, or the first ``limit``, to ``to(number, batch)``; how many there were."""
         count = 0
         limited = batches if limit is None else take(limit, batches)
         for number, batch in enumerate(tqdm(limited, self.called, leave=False, disable=not progress)):
-            self.hand(batch, number, lambda given, number=number: to(number, given))  # type: ignore[misc]
+            to(number, batch)
             count = number + 1
         if count == 0:
             raise CalibrationError(

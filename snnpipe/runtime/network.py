@@ -20,6 +20,7 @@ from snnpipe.ops.lift import graded_units
 from snnpipe.ops.modules import SpikingNeuron, held
 from snnpipe.ops.sequence import stacked
 from snnpipe.options import MAPPING, RUN, instance, one_of, whole
+from snnpipe.runtime import shown
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import (
     DELAY,
@@ -322,6 +323,9 @@ class SpikingNetwork(nn.Module):
         if graded:
             lines.append(f"  not fully spiking, graded (float) units: {', '.join(graded)}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return shown.network(repr(self).partition("\n")[0], self.neurons(), self.made, self.history)
 
     def __reduce__(self) -> Any:
         kept = self.graph, self._params(), self.code, self.history, self.training, self.budget

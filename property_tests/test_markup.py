@@ -1,0 +1,86 @@
+"""Pages of any text and any numbers: what goes in is what a reader sees."""
+
+import html
+import math
+import re
+from html.parser import HTMLParser
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnpipe.markup.bars import waterfall
+from snnpipe.markup.lines import Line, lines, ticks
+from snnpipe.markup.tables import table
+from snnpipe.markup.tags import Markup, tag, text
+
+ANY = st.text(st.characters(exclude_categories=("Cs", "Cc")))
+NUMBERS = st.floats(-1e6, 1e6)
+
+
+def seen(page):
+    """The text and the attributes a browser's parser finds."""
+    words, attributes = [], []
+    reader = HTMLParser()
+    reader.handle_data = words.append
+    reader.handle_starttag = lambda name, given: attributes.extend(given)
+    reader.feed(page)
+    reader.close()
+    return "".join(words), attributes
+
+
+@given(ANY, ANY)
+def test_text_comes_out_as_it_went_in(inside, attribute):
+    assert html.unescape(text(inside)) == inside
+    words, attributes = seen(tag("p", inside, title=attribute))
+    assert words == inside
+    assert attributes == [("title", attribute)]
+    assert text(text(inside)) == text(inside)  # not escaped twice
+
+
+@given(st.text())
+def test_no_text_makes_an_element_or_breaks_the_file(anything):
+    made = text(anything)
+    assert not set("<>\"'") & set(made)
+    assert made.encode("utf-8").decode("utf-8") == made
+    assert isinstance(made, Markup)
+
+
+@given(st.lists(st.tuples(ANY, ANY, ANY), min_size=1, max_size=4))
+def test_a_table_holds_its_cells(rows):
+    words, _ = seen(table(rows, label="x", words=1, strong=(0,)))
+    assert words == "".join(cell for row in rows for cell in row)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=6))
+def test_each_bar_of_a_waterfall_begins_where_the_last_one_ended(changes):
+    page = waterfall([(str(k), change, "") for k, change in enumerate(changes)], ("all", ""), label="x")
+    found = [tuple(map(float, pair)) for pair in re.findall(r"margin-left:([\d.]+)%;width:([\d.]+)%", page)]
+    ends = [0.0]
+    for change in changes:
+        ends.append(ends[-1] + change)
+    size = (max(ends) - min(ends)) or 1.0
+    for (start, length), a, b in zip(found, [*ends[:-1], 0.0], [*ends[1:], ends[-1]], strict=True):
+        assert math.isclose(start, 100 * (min(a, b) - min(ends)) / size, abs_tol=0.006)
+        assert math.isclose(length, 100 * abs(b - a) / size, abs_tol=0.006)
+
+
+@given(NUMBERS, st.floats(1e-6, 1e6))
+def test_ticks_are_few_and_between_the_bounds(low, size):
+    high = low + size
+    if high - low <= 1e-9 * max(abs(low), abs(high)):
+        return
+    found = ticks(low, high)
+    slack = 1e-6 * max(size, 1e-3 * abs(low))
+    assert 1 <= len(found) <= 7
+    assert all(low - slack <= tick <= high + slack for tick in found)
+
+
+@given(st.lists(st.tuples(st.integers(1, 500), NUMBERS), min_size=1, unique_by=lambda pair: pair[0]), NUMBERS)
+def test_a_chart_stays_inside_its_frame(points, level):
+    line = Line("a", tuple((float(t), y - 1, y, y + 1) for t, y in sorted(points)), "a")
+    page = lines([line], label="x", across="t", up="y", level=("ANN", level))
+    for pair in re.findall(r'points="([^"]*)"', page):
+        for point in pair.split():
+            x, y = map(float, point.split(","))
+            assert 0 <= x <= 480
+            assert 0 <= y <= 270
