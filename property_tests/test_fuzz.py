@@ -244,6 +244,9 @@ call("evolve with events", lambda event: things().measured.evolve(event), event=
 call("edit", method(lambda: things().traced, "edit"), fn=edited)
 call("snn", lambda x, **options: things().snn(x, **options), x=lambda: things().x, T=2, encoding=snnpipe.constant(),
      readout="last", schedule="step", delay=0, until=None)  # fmt: skip
+call("stream", listed(snnpipe.stream), snn=lambda: things().snn, inputs=lambda: [things().x], state=None)
+call("frames", listed(snnpipe.frames), events=lambda: [(0, 1, 0, 1), (7, 0, 0, 0)], window=2.0, height=2, width=2,
+     polarities=2)  # fmt: skip
 call("confident", lambda **options: things().snn(things().x, T=3, until=snnpipe.confident(**options)), probability=0.5,
      steady=1)  # fmt: skip
 call("iterate", lambda x, **options: list(things().snn.iterate(x, **options)), x=lambda: things().x, T=2,

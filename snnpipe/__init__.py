@@ -64,6 +64,7 @@ from snnpipe.runtime.confident import confident
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.runtime.stream import frames, stream
 from snnpipe.runtime.until import Stopped
 from snnpipe.stage import Pipeline, pipe, pipeline
 from snnpipe.stages.absorb import absorb
@@ -96,12 +97,12 @@ __all__ = [
     "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb",
     "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
     "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "energy", "evaluate",
-    "events", "every_fake_quantize_site", "explain", "first_fault", "fixed", "from_nir", "fuse", "geometric", "graded",
-    "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics",
-    "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n",
-    "parse", "percentile", "pipe", "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired",
-    "replace", "report", "restarted", "roundings", "save", "save_statistics", "scaled", "sensitivity", "signed_memory",
-    "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "suggest", "sweep", "td_rewrite",
-    "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn", "trace",
-    "verify", "wave", "wires",
+    "events", "every_fake_quantize_site", "explain", "first_fault", "fixed", "frames", "from_nir", "fuse", "geometric",
+    "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load",
+    "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics",
+    "mmse", "one_of_n", "parse", "percentile", "pipe", "pipeline", "poisson", "quantise_weights", "readout_delay",
+    "recipes", "repaired", "replace", "report", "restarted", "roundings", "save", "save_statistics", "scaled",
+    "sensitivity", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "stream", "suggest",
+    "sweep", "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx",
+    "to_snn", "trace", "verify", "wave", "wires",
 ]  # fmt: skip
