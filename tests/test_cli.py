@@ -1,11 +1,13 @@
 """The command line: every command, its answers for people and for programs, and how it ends."""
 
+import importlib
 import importlib.util
 import json
 import os
 import shlex
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import torch
 import snnpipe
 from snnpipe import cli
 from snnpipe.commands import table
+from snnpipe.commands.own import importable_here
 from snnpipe.commands.plain import plain
 from tests.lines import Line, folder
 
@@ -184,6 +187,26 @@ def test_info_of_a_model_is_of_files_alone(line, saved):
     assert "1__if0: if(" in line.out
     assert line("info mymodel:net") == 2
     assert "no file mymodel:net" in line.err
+
+
+def test_info_of_statistics(line):
+    model = cli_model()
+    state = snnpipe.pipe(model.net(), snnpipe.trace, snnpipe.calibrate(model.batches()))
+    snnpipe.save_statistics(state, "measured.safetensors")
+    assert line("info measured.safetensors") == 0
+    assert "measured.safetensors: statistics of 1 sites: histogram() per channel\n  1\n" in line.out
+    assert line("report measured.safetensors") == 2
+    assert "something else" in line.err
+
+
+def cli_model():
+    with importable_here():
+        return importlib.import_module("mymodel")
+
+
+def test_every_command_is_in_its_page():
+    page = (Path(cli.__file__).parents[1] / "docs" / "cli.md").read_text()
+    assert not [name for name in table.commands() if f"| `{name}" not in page]
 
 
 # what is not there yet, or is

@@ -337,6 +337,8 @@ def test_a_folder_without_images(here, line):
     refused(line, f"{CONVERT} --data images", "images has no images; it should hold a folder for each class")
     (here / "images" / "cat").mkdir()
     refused(line, f"{CONVERT} --data images", "cat has no images")
+    (here / "images" / "cat" / "inner").mkdir()
+    refused(line, f"{CONVERT} --data images", "cat holds folders and no images; should it be --data images/cat?")
     (here / "images" / "cat" / "1.png").write_bytes(b"no image")
     refused(line, f"{CONVERT} --data images", "1.png cannot be read")
 
