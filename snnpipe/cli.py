@@ -96,6 +96,9 @@ def _carried_out(run: Any, given: Namespace) -> int:
     except KeyboardInterrupt:
         _say(f"{called}: stopped")
         return INTERRUPTED
+    except SystemExit as error:
+        _say(f"{called}: your own code ended the program (status {error.code}); a factory returns")
+        return WRONG
     except Exception as error:
         traceback.print_exception(type(error), error, _beyond_us(error.__traceback__))
         _say(f"{called}: this is not an error of snnpipe's own making; the lines above say where it comes from")

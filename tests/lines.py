@@ -50,6 +50,10 @@ def batches():
     return list(images().split(8))
 
 
+def whole():
+    return [images()]
+
+
 def labelled():
     return DataLoader(TensorDataset(images(), torch.arange(32) % 3), batch_size=8)
 
@@ -89,6 +93,10 @@ def broken():
 
 def saved():
     raise FileNotFoundError("weights.pt")
+
+
+def ends():
+    raise SystemExit(0)
 
 
 def rule(x):

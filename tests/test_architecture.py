@@ -151,7 +151,7 @@ def test_all_is_complete_and_sorted_without_repetition():
 
 
 def test_import_is_light():
-    heavy = ("sklearn", "matplotlib", "torchvision", "scipy", "pandas", "hypothesis")
+    heavy = ("sklearn", "matplotlib", "torchvision", "scipy", "pandas", "hypothesis", "torch._inductor.compile_fx")
     code = f"import sys, snnpipe; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

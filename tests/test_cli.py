@@ -1,10 +1,13 @@
 """The command line: every command, its answers for people and for programs, and how it ends."""
 
+import importlib
+import importlib.util
 import json
 import os
 import shlex
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ import torch
 import snnpipe
 from snnpipe import cli
 from snnpipe.commands import table
+from snnpipe.commands.own import importable_here
 from snnpipe.commands.plain import plain
 from tests.lines import Line, folder
 
@@ -122,6 +126,34 @@ def test_export_for_torch(line, saved):
     assert json.loads(line.out)["kind"] == "program"
 
 
+def test_export_for_onnx(line, saved, monkeypatch):
+    if importlib.util.find_spec("onnxscript"):
+        assert line(f"export {saved} --T 2 --shape 2,1,8,8 --out run.onnx") == 0
+        assert os.path.getsize("run.onnx") > 0
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert line(f"export {saved} --T 2 --shape 2,1,8,8 --out other.onnx") == 1
+    assert "pip install onnx onnxscript" in line.err
+    assert not os.path.exists("other.onnx")
+
+
+def test_export_of_a_program_without_its_delay_is_a_no(line):
+    plan = "Recipe('late', always(percentile(99.9)), integrate_and_fire(), delay=part(0.5))"
+    assert line("convert mymodel:net --data mymodel:batches --T 4 --out late.safetensors --pipeline", plan) == 0
+    assert line("export late.safetensors --shape 2,1,8,8 --out late.pt2") == 1
+    assert "its readout leaves out 2 first steps" in line.err
+    assert line("bench late.safetensors --shape 2,1,8,8 --repeat 1") == 0
+
+
+def test_a_program_is_converted_like_its_model(line, saved):
+    x = sys.modules["mymodel"].images()
+    torch.export.save(torch.export.export(sys.modules["mymodel"].net(), (x,)), "net.pt2")
+    assert line("check net.pt2") == 0
+    assert line("convert net.pt2 --data mymodel:batches --batch-size 32 --out a.safetensors") == 2
+    assert "for files and folders" in line.err
+    assert line("convert net.pt2 --data mymodel:whole --out a.safetensors") == 0
+    assert torch.allclose(snnpipe.load("a.safetensors")(x, T=4), snnpipe.load(saved)(x, T=4), atol=1e-5)
+
+
 def test_export_of_a_graph(line, saved):
     pytest.importorskip("nir")
     assert line(f"export {saved} --shape 2,1,8,8 --out snn.nir") == 0
@@ -155,6 +187,26 @@ def test_info_of_a_model_is_of_files_alone(line, saved):
     assert "1__if0: if(" in line.out
     assert line("info mymodel:net") == 2
     assert "no file mymodel:net" in line.err
+
+
+def test_info_of_statistics(line):
+    model = cli_model()
+    state = snnpipe.pipe(model.net(), snnpipe.trace, snnpipe.calibrate(model.batches()))
+    snnpipe.save_statistics(state, "measured.safetensors")
+    assert line("info measured.safetensors") == 0
+    assert "measured.safetensors: statistics of 1 sites: histogram() per channel\n  1\n" in line.out
+    assert line("report measured.safetensors") == 2
+    assert "something else" in line.err
+
+
+def cli_model():
+    with importable_here():
+        return importlib.import_module("mymodel")
+
+
+def test_every_command_is_in_its_page():
+    page = (Path(cli.__file__).parents[1] / "docs" / "cli.md").read_text()
+    assert not [name for name in table.commands() if f"| `{name}" not in page]
 
 
 # what is not there yet, or is
@@ -259,6 +311,11 @@ def test_an_error_of_the_users_own_shows_its_place_and_its_cause(line):
     assert "FileNotFoundError: weights.pt" in line.err
     assert line("convert mymodel:net --data mymodel:failing --out snn.safetensors") == 2
     assert "KeyError: 'no such file of mine'" in line.err
+
+
+def test_a_factory_that_ends_the_program_is_no_answer(line):
+    assert line("check mymodel:ends") == 2
+    assert "your own code ended the program (status 0)" in line.err
 
 
 def test_an_error_of_snnpipe_shows_no_traceback(line):

@@ -157,14 +157,16 @@ LOADERS = {
     "mymodel:number": "gives 3, and should give a loader",
     "mymodel:bathces": "mymodel has no bathces; did you mean batches?",
     "mymodel:batches --batch-size 4 --std 2": "--batch-size, --std: for files and folders",
-    "nowhere": "--data: nowhere is not there; data are",
+    "nowhere": "--data: nowhere is not there; there are train.npz (data are",
+    "trian.npz": "--data: trian.npz is not there; did you mean train.npz? (data are",
     "mymodel.py": "--data: mymodel.py is neither a folder nor an .npz file",
     "mymodel:batches --std 0,1": "nothing can be divided by 0",
 }
 
 
 @pytest.mark.parametrize("data", LOADERS)
-def test_a_loader_that_is_none(data, line):
+def test_a_loader_that_is_none(data, here, line):
+    (here / "train.npz").write_bytes(b"")
     refused(line, f"{CONVERT} --data {data}", LOADERS[data])
 
 
@@ -335,6 +337,8 @@ def test_a_folder_without_images(here, line):
     refused(line, f"{CONVERT} --data images", "images has no images; it should hold a folder for each class")
     (here / "images" / "cat").mkdir()
     refused(line, f"{CONVERT} --data images", "cat has no images")
+    (here / "images" / "cat" / "inner").mkdir()
+    refused(line, f"{CONVERT} --data images", "cat holds folders and no images; should it be --data images/cat?")
     (here / "images" / "cat" / "1.png").write_bytes(b"no image")
     refused(line, f"{CONVERT} --data images", "1.png cannot be read")
 

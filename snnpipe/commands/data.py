@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from snnpipe.commands.archives import archive
 from snnpipe.commands.command import UsageError
 from snnpipe.commands.folders import folder
 from snnpipe.commands.own import made
-from snnpipe.commands.parser import Parser, several, whole, word
+from snnpipe.commands.parser import Parser, nearest, several, whole, word
 from snnpipe.commands.samples import Anew, Reading, Watched
 from snnpipe.containers import tensors
 from snnpipe.frozen import map_leaves
@@ -69,8 +70,9 @@ def _batches(text: str, given: Namespace) -> Iterable[Any]:
     if os.path.isfile(text) and text.lower().endswith(".npz"):
         return archive(text, reading)
     if os.path.exists(text) or ":" not in text:
-        there = "is neither a folder nor an .npz file" if os.path.exists(text) else "is not there"
-        raise UsageError(f"--data: {text} {there}; data are module:factory, an .npz file or a folder of images")
+        there = nearest(text, map(str, sorted(Path().glob("*.npz"))))
+        why = "is neither a folder nor an .npz file" if os.path.exists(text) else f"is not there{there}"
+        raise UsageError(f"--data: {text} {why} (data are module:factory, an .npz file or a folder of images)")
     options = ("batch_size", "samples", "layout", "pixels", "mean", "std")
     wrong = [f"--{name.replace('_', '-')}" for name in options if getattr(given, name)]
     if wrong:

@@ -58,6 +58,8 @@ def _pillow(path: str) -> Any:
 
 def _images(folder: Path) -> list[Path]:
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
+    if not found and any(each.is_dir() for each in folder.iterdir()):
+        raise UsageError(f"{folder} holds folders and no images; should it be --data {folder}?")
     if not found:
         raise UsageError(f"{folder} has no images ({', '.join(ENDINGS)}), so its class has none; take it away")
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.export import ExportedProgram
 
 from snnpipe.commands.command import UsageError
 from snnpipe.commands.data import first_of
@@ -46,7 +47,7 @@ def carried_out(thing: Any, given: Namespace, batches: Iterable[Any] | None) -> 
     Raises:
         UsageError: the plan cannot be read, or lacks data, or a number of steps.
     """
-    if given.pipeline is None and not isinstance(thing, nn.Module):
+    if given.pipeline is None and not isinstance(thing, nn.Module | ExportedProgram):
         raise UsageError(f"say --pipeline: what is to be done with {shown(thing)}")
     said = _said(given.pipeline or USUAL)
     text, T = said["pipeline"], given.T or said.get("T")

@@ -60,7 +60,7 @@ def subject(text: str, given: Namespace) -> Any:
     Raises:
         UsageError: it is not there, or is something else.
     """
-    factory = ":" in text and not os.path.exists(text)
+    factory = ":" in text and not os.path.exists(text) and Path(text).suffix not in READERS
     thing = made(text) if factory else read(text, owned(dict(given.own)))
     if not isinstance(thing, _KINDS):
         raise UsageError(f"{text} gives {shown(thing)}, no torch.nn.Module and nothing that snnpipe made of one")

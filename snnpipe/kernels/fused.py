@@ -86,7 +86,11 @@ class Kernel:
     """The steps, compiled when first called; ``None`` if there is no compiler."""
 
     def __init__(self) -> None:
-        self.run: Callable[..., Any] | None = torch.compile(steps, dynamic=True)
+        self.run: Callable[..., Any] | None = self._first
+
+    def _first(self, *given: Any) -> Any:
+        self.run = torch.compile(steps, dynamic=True)  # not before: it imports the compiler, more than a second
+        return self.run(*given)
 
     def __call__(self, *given: Any) -> Any:
         if self.run is None:
