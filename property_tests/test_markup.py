@@ -5,9 +5,12 @@ import math
 import re
 from html.parser import HTMLParser
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snnpipe.analysis.page.clipped import spread
+from snnpipe.kernels.histogram import summarise_histogram
 from snnpipe.markup.bars import waterfall
 from snnpipe.markup.lines import Line, lines, ticks
 from snnpipe.markup.tables import table
@@ -84,3 +87,19 @@ def test_a_chart_stays_inside_its_frame(points, level):
             x, y = map(float, point.split(","))
             assert 0 <= x <= 480
             assert 0 <= y <= 270
+
+
+@given(st.integers(0, 2**16), st.floats(0.05, 20.0), st.integers(1, 3))
+def test_what_lies_above_theta_is_counted_within_a_bin(seed, size, channels):
+    x = size * torch.randn(200, channels, generator=torch.Generator().manual_seed(seed)).relu()
+    theta = x.amax(0).clamp(min=0.1) * torch.linspace(0.2, 1.1, channels)
+    shares, above = spread(summarise_histogram(x, 1), theta)
+    seen = x > 0
+    if not seen.any():
+        return
+    ratio = (x / theta)[seen]
+    near = ((ratio - 1).abs() < 1 / 16).double().mean().item()  # a bin is 1/32 of its value wide
+    tiny = (x[seen] < 2.0**-14 * x.max()).double().mean().item()  # and these are in bin 0
+    assert abs(above - (ratio > 1).double().mean().item()) <= near + tiny + 1e-9
+    assert math.isclose(sum(shares), 1.0, abs_tol=1e-9)
+    assert math.isclose(sum(shares[12:]), above, abs_tol=near + 1e-9)
