@@ -3,15 +3,23 @@
 import html
 import math
 import re
+import tempfile
 from html.parser import HTMLParser
+from pathlib import Path
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from property_tests.strategies import few, inputs, relu_nets
+from snnpipe import account, evaluate, fixed, pipe, replace, report, td_rewrite, to_snn, trace
+from snnpipe.analysis.page.clipped import spread
+from snnpipe.kernels.histogram import summarise_histogram
 from snnpipe.markup.bars import waterfall
 from snnpipe.markup.lines import Line, lines, ticks
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import Markup, tag, text
+from tests.test_page import held
 
 ANY = st.text(st.characters(exclude_categories=("Cs", "Cc")))
 NUMBERS = st.floats(-1e6, 1e6)
@@ -84,3 +92,35 @@ def test_a_chart_stays_inside_its_frame(points, level):
             x, y = map(float, point.split(","))
             assert 0 <= x <= 480
             assert 0 <= y <= 270
+
+
+@given(st.integers(0, 2**16), st.floats(0.05, 20.0), st.integers(1, 3))
+def test_what_lies_above_theta_is_counted_within_a_bin(seed, size, channels):
+    x = size * torch.randn(200, channels, generator=torch.Generator().manual_seed(seed)).relu()
+    theta = x.amax(0).clamp(min=0.1) * torch.linspace(0.2, 1.1, channels)
+    shares, above = spread(summarise_histogram(x, 1), theta)
+    seen = x > 0
+    if not seen.any():
+        return
+    ratio = (x / theta)[seen]
+    near = ((ratio - 1).abs() < 1 / 16).double().mean().item()  # a bin is 1/32 of its value wide
+    tiny = (x[seen] < 2.0**-14 * x.max()).double().mean().item()  # and these are in bin 0
+    assert abs(above - (ratio > 1).double().mean().item()) <= near + tiny + 1e-9
+    assert math.isclose(sum(shares), 1.0, abs_tol=1e-9)
+    assert math.isclose(sum(shares[12:]), above, abs_tol=near + 1e-9)
+
+
+@few(0.3)
+@given(relu_nets(), st.integers(0, 2**16))
+def test_a_report_of_any_network_is_a_page(net, seed):
+    net, x = net.eval(), inputs(net, seed)
+    state = pipe(net, trace, replace(threshold=fixed(0.5)))
+    snn = to_snn(state)
+    extras = {"evaluation": evaluate(snn, [x], T=2, ann=net), "account": account(snn, x, T=2)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "page.html")
+        for subject, given_ in ((snn, extras), (state, {}), (pipe(net, trace, td_rewrite), {})):
+            said = report(subject, html=path, **given_)
+            read = held(path.read_text(encoding="utf-8"))
+            assert said.splitlines()[-1] in read.text or given_
+            held(subject._repr_html_())

@@ -201,3 +201,19 @@ def test_what_is_refused(things, tmp_path):
         report(things.snn, html=tmp_path / "nowhere" / "page.html")
     with pytest.raises(StageError, match="html must be a path"):
         report(things.snn, html=3)
+
+
+def test_a_calibrated_state_shows_what_lies_above_theta(tmp_path):
+    torch.manual_seed(0)
+    x = torch.rand(2000, 4)
+    theta = torch.tensor([0.25, 0.5, 0.75, 1.0])
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.ReLU()).eval()
+    model[0].weight.data.copy_(torch.eye(4))
+    state = pipe(model, trace, calibrate([x]), replace(threshold=lambda site, summary: theta))
+    report(state, html=tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    (said,) = re.findall(r"([0-9.]+) % above theta", page)
+    above = (x > theta).double().mean().item()
+    near = ((x / theta - 1).abs() < 1 / 32).double().mean().item()
+    assert abs(float(said) / 100 - above) <= near + 0.005
+    assert held(page).text.count("What was measured") == 2

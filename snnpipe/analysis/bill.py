@@ -173,5 +173,5 @@ def energy(costs: Account, *, devices: tuple[Device, ...] = DEVICES) -> Bill:
     ]  # fmt: skip
     spiking.append(Item("state, numbers x steps", "update", costs.updates))
     spiking.append(Item("graded units, elements", "", costs.graded))
-    ann = (Item("MAC", "mac", costs.ann), Item("activations, written and read", "update", costs.neurons))
+    ann = (Item("MAC of the ANN", "mac", costs.ann), Item("activations of the ANN", "update", costs.neurons))
     return Bill(tuple(devices), tuple(spiking), ann)

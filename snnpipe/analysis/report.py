@@ -63,6 +63,8 @@ def report(
         explanation: what ``explain`` found: causes and sites.
         account: what ``account`` counted: spike rates, operations, and ``energy`` made of them.
 
+    The page of a state behind ``calibrate`` and ``replace`` shows what was measured, too, and what lies above theta.
+
     Raises:
         OSError: the page cannot be written.
 

@@ -32,6 +32,8 @@ color:inherit;font-size:.9em}
 .snnpipe .track{background:var(--soft);border-radius:3px;height:1em;display:block}
 .snnpipe .bar{display:block;height:1em;min-width:2px;border-radius:3px;background:var(--a)}
 .snnpipe .bar.b,.snnpipe .dot.b{background:var(--b)}.snnpipe .bar.c{background:var(--c)}
+.snnpipe .track.columns{display:flex;align-items:flex-end;gap:1px;height:2em}
+.snnpipe .columns span{flex:1;background:var(--a)}.snnpipe .columns span.b{background:var(--b)}
 .snnpipe .words{font-variant-numeric:tabular-nums}
 .snnpipe figure{margin:.5em 0;max-width:40em}
 .snnpipe figure svg{width:100%;height:auto;display:block;font-size:14px}

@@ -26,4 +26,4 @@ def neurons(found: Mapping[str, SpikingNeuron]) -> Markup:
         low, high = float(module.threshold.min()), float(module.threshold.max())
         kind = module.neuron
         rows.append((name, str(kind), kind.unit, str(kind.wires), f"{low:.3g}", f"{high:.3g}", module.origin))
-    return table(rows, label="neurons", left=3)
+    return table(rows, label="neurons", left=3, words=1)

@@ -10,6 +10,7 @@ import attrs
 from snnpipe.analysis import bill, costs, evaluation
 from snnpipe.analysis.check import check
 from snnpipe.analysis.check import shown as verdict_shown
+from snnpipe.analysis.page.clipped import clipped
 from snnpipe.analysis.page.sites import rates, thresholds
 from snnpipe.analysis.page.tree import tree
 from snnpipe.analysis.page.why import errors, why
@@ -56,6 +57,7 @@ def _sections(subject: ConversionState | SpikingNetwork, extras: Extras) -> list
         ("why", "Why it is not the ANN's", [] if extras.explanation is None else why(extras.explanation)),
         ("graph", "The graph", [_graph(subject, params, extras.explanation)]),
         ("thresholds", "Thresholds", thresholds(graph, params)),
+        ("clipped", "What was measured", clipped(graph, params, getattr(subject, "statistics", {}))),
         ("rates", "Spike rates", [] if account is None else rates(account)),
         ("operations", "Operations", costed),
         ("energy", "Energy", billed),

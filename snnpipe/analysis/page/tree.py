@@ -34,22 +34,31 @@ def tree(graph: Graph, params: Mapping[str, Tensor], errors: Mapping[str, float]
             if isinstance(below, Node):
                 made.append(_leaf(below, params, errors.get(below.name), most, units.get(below.name, "")))
             else:
-                made.append(more(_title(name, below), *inside(below, depth + 1), open_=depth < 1))
+                made.append(more(_title(name, below, errors, most), *inside(below, depth + 1), open_=depth < 1))
         return made
 
     return tag("div", *inside(root, 0))
 
 
-def _counted(level: Mapping[str, Any]) -> tuple[int, int]:
-    """How many operators, and how many of them are neurons."""
-    each = [(1, int(below.op == "encode")) if isinstance(below, Node) else _counted(below) for below in level.values()]
-    return sum(a for a, _ in each), sum(b for _, b in each)
-
-
-def _title(name: str, level: Mapping[str, Any]) -> Markup:
-    operators, neurons = _counted(level)
+def _title(name: str, level: Mapping[str, Any], errors: Mapping[str, float], most: float) -> Markup:
+    """A module, what is in it, and the largest error of it."""
+    nodes = _nodes(level)
+    operators, neurons = len(nodes), sum(node.op == "encode" for node in nodes)
     words = f" {operators} operator{'s' * (operators != 1)}" + f", {neurons} of them neurons" * bool(neurons)
-    return joined(tag("b", name), words)
+    found = [errors[node.name] for node in nodes if node.name in errors]
+    return joined(tag("b", name), words, *([_heat(max(found), most, "largest error")] if found else []))
+
+
+def _nodes(level: Mapping[str, Any]) -> list[Node]:
+    each = [[below] if isinstance(below, Node) else _nodes(below) for below in level.values()]
+    return [node for found in each for node in found]
+
+
+def _heat(error: float, most: float, words: str = "error") -> Markup:
+    """A bar as long as an error is large, and the error."""
+    width = 100 * error / most if most > 0 else 0.0
+    bar = tag("span", class_="bar b", style=f"width:{width:.1f}%")
+    return joined(tag("span", bar, class_="heat"), f"{words} {100 * error:.3g} %")
 
 
 def _leaf(node: Node, params: Mapping[str, Tensor], error: float | None, most: float, unit: str) -> Markup:
@@ -62,11 +71,7 @@ def _leaf(node: Node, params: Mapping[str, Tensor], error: float | None, most: f
     words += [f", {PurePath(node.where).name}"] * bool(node.where)
     shown: list[Any] = ["".join(words)]
     if error is not None:
-        width = 100 * error / most if most > 0 else 0.0
-        shown += [
-            tag("span", tag("span", class_="bar b", style=f"width:{width:.1f}%"), class_="heat"),
-            f"error {error:.3g}",
-        ]
+        shown.append(_heat(error, most))
     return tag("div", *shown, class_="leaf")
 
 
