@@ -338,7 +338,6 @@ def _balanced(batches: Any, *, T: int, code: Code, schedule: Wave) -> Any:
     return balance(batches, T=T, code=code)
 
 
-@remembered
 def named(recipe: Recipe | str) -> Recipe:
     """A recipe as it is, or the one of that name."""
     if not isinstance(recipe, str):

@@ -29,7 +29,7 @@ from snnpipe.rules.sites import SITE_RULES
 from snnpipe.runtime.activations import activation
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.scans import fired
-from snnpipe.runtime.standing import standing
+from snnpipe.runtime.standing import behind, standing
 from snnpipe.stages.instrument import marked
 from snnpipe.stages.prefix import detached
 from snnpipe.state import ConversionState
@@ -93,6 +93,23 @@ class Place:
 
 
 @attrs.frozen(eq=False)
+class Known:
+    """A run of the ANN.
+
+    Attributes:
+        given: the inputs by name.
+        outputs: of the ANN.
+        sites: current and activation of each neuron, by name of its node.
+        values: of other nodes, by name.
+    """
+
+    given: Mapping[str, Any]
+    outputs: Any
+    sites: Mapping[str, tuple[Tensor, Tensor]]
+    values: Mapping[str, Tensor]
+
+
+@attrs.frozen(eq=False)
 class Between:
     """The networks between the ANN and a converted network.
 
@@ -126,13 +143,24 @@ class Between:
         found: tuple[Any, dict[str, Tensor]] = run(self.snn.weights, given, lambda name, z: stand(self.places[name], z))
         return found
 
-    def alone(self, given: Mapping[str, Any], site: str) -> Any:
-        """The outputs with the neuron of one node spiking, and the ANN everywhere else."""
+    def ann(self, given: Mapping[str, Any], watched: Collection[str] = ()) -> Known:
+        """The outputs of the ANN, what its neurons stand for, and the values of the nodes ``watched``."""
+        sites: dict[str, tuple[Tensor, Tensor]] = {}
 
         def stand(place: Place, z: Tensor) -> Tensor:
-            return place.spiking(z) if place.node.name == site else place.ann(z)
+            a = place.ann(z)
+            sites[place.node.name] = z, a
+            return a
 
-        return self.standing(given, stand)[0]
+        beside = frozenset[str]().union(*(behind(self.snn.graph, name)[1] for name in self.places))
+        outputs, values = self.standing(given, stand, beside | set(watched))
+        return Known(given, outputs, sites, values)
+
+    def alone(self, known: Known, site: str) -> Any:
+        """The outputs with the neuron of one node spiking, and the ANN everywhere else."""
+        run, _ = behind(self.snn.graph, site)
+        decoded = self.places[site].spiking(known.sites[site][0])
+        return run(self.snn.weights, known.given, known.values, decoded, lambda name, z: self.places[name].ann(z))
 
     def run(self, given: Mapping[str, Any], *, wave: Wave | None = None, delay: int = 0) -> Any:
         """The outputs of the spiking network."""

@@ -90,12 +90,12 @@ Rule = Callable[[Facts], Iterator[tuple[float, Finding]]]
 
 
 def findings(facts: Facts, rules: Iterable[Rule] | None = None) -> tuple[Finding, ...]:
-    """What the rules find, the gravest first; one finding for each place."""
+    """What the rules find, the gravest first; one finding for each site, and one of each kind for the whole."""
     found = [pair for rule in (RULES if rules is None else rules) for pair in rule(facts)]
     ranked = [finding for _, finding in sorted(found, key=lambda pair: -pair[0])]
     first: dict[str, Finding] = {}
     for finding in ranked:
-        first.setdefault(finding.site, finding)
+        first.setdefault(finding.site or finding.cause, finding)
     return tuple(first.values())
 
 
@@ -218,8 +218,9 @@ def steps(facts: Facts) -> Iterator[tuple[float, Finding]]:
     share = facts.share(facts.cause("resolution"))
     if facts.cause("resolution") > TOLERABLE:
         what = f"{facts.situation.T} steps have too few levels: {100 * share:.3g} % of the error"
-        if facts.cause("resolution") > COARSE:  # waiting would leave too few levels; more steps mend both
-            share = facts.share(facts.cause("resolution") + max(facts.cause("unevenness"), 0.0))
+        uneven = facts.cause("unevenness")
+        if facts.cause("resolution") > max(COARSE, uneven / 2):  # waiting would leave it; more steps mend both
+            share = facts.share(facts.cause("resolution") + max(uneven, 0.0))
         yield 0.4 * share, Finding("resolution", "", what, remedies.longer(facts.situation))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import attrs
-from torch import Tensor
 
 from snnpipe.analysis.between import Place
 from snnpipe.analysis.differences import Norm, common, first_change, norms
@@ -57,21 +56,13 @@ class Ledger:
         for norm in self.norms:
             if norm.node.name in seen:
                 norm.add(values[seen[norm.node.name]])
-        recorded: dict[str, tuple[Tensor, Tensor]] = {}
-
-        def ann(place: Place, z: Tensor) -> Tensor:
-            a = place.ann(z)
-            recorded[place.node.name] = z, a
-            return a
-
-        own, theirs = between.standing(sample.snn, ann, compared)
+        known = between.ann(sample.snn, compared)
         if compared:
-            ours = {name: values[name] for name in compared}
-            self.changed = first_change(between.snn.graph, ours, theirs)
-        del values, theirs
+            self.changed = first_change(between.snn.graph, {name: values[name] for name in compared}, known.values)
+        del values
         chain: list[Callable[[], object]] = [
             lambda: y,
-            lambda: own,
+            lambda: known.outputs,
             lambda: between.standing(sample.snn, Place.clipped)[0],
             lambda: between.run(sample.snn, wave=Wave(None)),
             lambda: between.run(sample.snn),
@@ -79,11 +70,11 @@ class Ledger:
         ]
         for sums, run in zip(self.networks, chain, strict=False):
             sums.add(run(), y, labels, sample.number)
-        self.samples += next((len(leaf) for _, leaf in recorded.values() if leaf.ndim), 0)
+        self.samples += next((len(leaf) for _, leaf in known.sites.values() if leaf.ndim), 0)
         decoded, counts = between.seen(sample.snn)
-        for name, (z, a) in recorded.items():
+        for name, (z, a) in known.sites.items():
             self.sites[name].add(z, a, decoded[name], counts[self.sites[name].place.name], between.T)
-            self.alone[name].add(between.alone(sample.snn, name), own, None, sample.number)
+            self.alone[name].add(between.alone(known, name), known.outputs, None, sample.number)
 
     @property
     def scores(self) -> list[Score]:

@@ -88,9 +88,10 @@ def sensitivity(
 
     def add(sample: Sample) -> None:
         y, _ = study.answer(sample.model)
+        known = between.ann(sample.snn)
         whole.add(between.run(sample.snn), y, None, sample.number)
         for name in between.places:
-            alone[name].add(between.alone(sample.snn, name), y, None, sample.number)
+            alone[name].add(between.alone(known, name), y, None, sample.number)
             network, sums = kept[name]
             sums.add(network.run(sample.snn), y, None, sample.number)
 

@@ -19,7 +19,6 @@ from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import FLAG, POSITIVE, WHOLE, number, optional
 from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
 from snnpipe.recipes import (
-    RECIPES,
     calibration_advanced,
     calibration_light,
     cascade_calibrated,
@@ -143,7 +142,7 @@ def suggest(
     'recipes.opi()(model, batches, T=32)'
     """
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
-    chosen: Any = candidates(wires) if recipes is None else map(_plain, recipes)  # type: ignore[arg-type]
+    chosen: Any = candidates(wires) if recipes is None else recipes
     jobs = sorted(((recipe, steps) for recipe in chosen for steps in T), key=_price)
     search = _Search(latency, wires, time.monotonic() + seconds)
     with torch.no_grad():
@@ -173,12 +172,6 @@ def candidates(wires: int | None) -> list[Recipe]:
     n = min(wires or 4, 8)
     few = [cascade_calibrated(n=2), cascade_mmse(n=2)] if n > 2 else []
     return [cascade_calibrated(n=n), cascade_mmse(n=n), *few, hmt(n=n), ecmt(n=n), dcgs(n=n), *one]
-
-
-def _plain(recipe: Recipe) -> Recipe:
-    """The recipe as its own function makes it, so that its text is that call."""
-    own = RECIPES[recipe.name]() if recipe.name in RECIPES else recipe
-    return own if own == recipe else recipe
 
 
 def _price(job: tuple[Recipe, int]) -> tuple[bool, int, int]:

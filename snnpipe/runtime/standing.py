@@ -11,7 +11,7 @@ from torch import Tensor
 from snnpipe.emit import emit
 from snnpipe.frozen import map_leaves, thaw
 from snnpipe.generated import compiled
-from snnpipe.graph import Graph
+from snnpipe.graph import Graph, Node, refs
 from snnpipe.runtime.section import Section
 
 #: ``(name of the encode node, current) -> activation``.
@@ -26,14 +26,37 @@ def standing(graph: Graph, watched: frozenset[str] = frozenset()) -> Callable[..
     """
     section = Section(("inputs", "stand"), {node.name: ("inputs", node["name"]) for node in graph.inputs})
     for node in graph:
-        if node.op == "encode":
-            given = section.arguments["stand"], node.name, section.value(node["input"])
-            section.env[node.name] = section.call(_stood, *given)
-        elif node.op != "input":
-            section.env[node.name] = emit(section.target, node, section.value)
+        _add(section, node)
     values = {name: section.env[name] for name in sorted(watched)}
     section.target.output((thaw(map_leaves(section.value, graph.output)), values))
     return compiled(section.target)
+
+
+@lru_cache(maxsize=256)
+def behind(graph: Graph, name: str) -> tuple[Callable[..., Any], frozenset[str]]:
+    """``(root, inputs, values, value, stand) -> outputs`` where node ``name`` has another value, and what it reads.
+
+    Only what depends on that node is computed; ``values`` are those of the nodes it reads beside, by name.
+    """
+    moved = graph.descendants([name])
+    nodes = [node for node in graph if node.name in moved and node.name != name]
+    read = {ref for node in nodes for ref in refs(node.operands)} | set(refs(graph.output))
+    inputs = {node.name: ("inputs", node["name"]) for node in graph.inputs}
+    beside = read - moved - inputs.keys()
+    section = Section(("inputs", "values", "value", "stand"), inputs | {one: ("values", one) for one in beside})
+    section.env[name] = section.arguments["value"]
+    for node in nodes:
+        _add(section, node)
+    section.target.output(thaw(map_leaves(section.value, graph.output)))
+    return compiled(section.target), frozenset(beside)
+
+
+def _add(section: Section, node: Node) -> None:
+    if node.op == "encode":
+        given = section.arguments["stand"], node.name, section.value(node["input"])
+        section.env[node.name] = section.call(_stood, *given)
+    elif node.op != "input":
+        section.env[node.name] = emit(section.target, node, section.value)
 
 
 def _stood(stand: Stand, name: str, z: Tensor) -> Tensor:
