@@ -98,6 +98,14 @@ def same(value: Any) -> Any:
     return value
 
 
+def site_has_no_cap(site: Any) -> bool:
+    return site.cap is None
+
+
+def selected_by(selector: Any) -> Any:
+    return snnpipe.report(things().snn, only=selector)
+
+
 def edited(gm: Any) -> None:
     return None
 
@@ -197,7 +205,8 @@ call("fuse", on_state(fuse, "traced"), rules=snnpipe.FUSE_RULES)
 call("instrument", on_state(instrument, "traced"), rules=SITE_RULES, statistic=maximum())
 call("calibrate", on_state(calibrate, "traced"), batches=lambda: [things().x], forward=None, mask=None, max_batches=2,
      progress=False, device="cpu")  # fmt: skip
-call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), threshold=maximum(), rules=())
+call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), threshold=maximum(), rules=(),
+     keep=None)  # fmt: skip
 call("td_rewrite", on_state(snnpipe.td_rewrite, "measured"), code=TD)
 for correct in (correct_bias, snnpipe.correct_potential, snnpipe.correct_threshold):
     call(correct.__name__, on_state(correct, "spiking"), batches=lambda: [things().x], T=2, per="channel", code=RATE,
@@ -248,7 +257,12 @@ call("Target", snnpipe.Target, name="mine", sources=("a page",), layers={}, pool
 call("LayerLimits", snnpipe.LayerLimits, kernels=(1,), strides=(1,), paddings=(0,), square=True, bits=(8,), inputs=1,
      outputs=1)  # fmt: skip
 call("Core", snnpipe.Core, weights=1, neurons=1)
-call("report", snnpipe.report, subject=lambda: things().snn)
+call("report", snnpipe.report, subject=lambda: things().snn, only=snnpipe.at("2"))
+call("at", lambda first, second: selected_by(snnpipe.at(first, second)), first="2", second="*")
+call("of_op", lambda op: selected_by(snnpipe.of_op(op)), op="relu")
+call("such_that", lambda predicate: selected_by(snnpipe.such_that(predicate)), predicate=site_has_no_cap)
+call("Selector", constructed(snnpipe.Selector), word="at", terms=("2",))
+call("use", lambda choice: replace(rules=(snnpipe.at("2").use(choice),))(things().measured), choice=maximum())
 call("wires", snnpipe.wires, subject=lambda: things().snn)
 call("spike_counts", lambda snn, x, **options: snnpipe.spike_counts(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant())  # fmt: skip

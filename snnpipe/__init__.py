@@ -48,6 +48,7 @@ from snnpipe.ops.quantisers import QCFS
 from snnpipe.rewrite import Declined, Rewrite
 from snnpipe.rules.fusion import FUSE_RULES
 from snnpipe.rules.operands import BOTTLENECK_RULES, TRANSFORMER_RULES
+from snnpipe.rules.selecting import Selector, at, of_op, such_that
 from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.encoding import Encoding, constant, events, poisson
@@ -77,16 +78,16 @@ __all__ = [
     "AKIDA_1", "BOTTLENECK_RULES", "DIFFERENTIAL", "FUSE_RULES", "LOIHI_2", "QCFS", "RATE", "SITE_RULES", "SPECK_2E",
     "TD", "TRANSFORMER_RULES", "Account", "CalibrationError", "Clock", "Code", "Codebook", "CompileWarning",
     "ConversionState", "Core", "Declined", "Encoding", "Event", "ExportedSteps", "GraphError", "InputError",
-    "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Site", "SiteWarning",
+    "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Selector", "Site", "SiteWarning",
     "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target",
     "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
-    "absorb", "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
+    "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
     "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
     "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
     "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "one_of_n", "parse", "percentile", "pipe",
-    "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
-    "roundings", "save", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
-    "state_equal", "sweep", "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module",
-    "to_nir", "to_onnx", "to_snn", "trace", "wave", "wires",
+    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile",
+    "pipe", "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report",
+    "restarted", "roundings", "save", "save_statistics", "scaled", "signed_memory", "spike_counts", "spikes_per_neuron",
+    "st_bif", "state_equal", "such_that", "sweep", "td_rewrite", "threshold_iteration", "to_exported",
+    "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn", "trace", "wave", "wires",
 ]  # fmt: skip

@@ -78,6 +78,7 @@ class Site:
             for a plain ReLU; a capped site can do without calibration.
         name: path-like name for people, unique: ``layer1.0.relu`` .
         signed: whether its values have both signs; then its statistics are those of ``|x|``, or two-sided.
+        op: the operator whose value it is: ``"relu"``, ``"clamp"``; ``"linear"`` for a neuron behind a layer.
     """
 
     node: str
@@ -86,6 +87,7 @@ class Site:
     cap: float | Levels | None
     name: str
     signed: bool = False
+    op: str = attrs.field(default="", repr=False)
 
 
 _GRAPH = instance(Graph, "must be a graph", "write state.evolve(...) of a state that trace made")

@@ -10,11 +10,14 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from snnpipe.checks import takes
+from snnpipe.emit import neuron_path
 from snnpipe.errors import StageError
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.ops.lift import graded_units, unlift
-from snnpipe.options import instance
+from snnpipe.options import instance, optional
+from snnpipe.rules.selected import as_site, selected
+from snnpipe.rules.selecting import SELECTOR, Selector
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.state import ConversionState, Event
 
@@ -24,12 +27,13 @@ _SUBJECT = instance(
 )  # fmt: skip
 
 
-@takes(StageError, subject=_SUBJECT)
-def report(subject: ConversionState | SpikingNetwork) -> str:
+@takes(StageError, subject=_SUBJECT, only=optional(SELECTOR))
+def report(subject: ConversionState | SpikingNetwork, *, only: Selector | str | None = None) -> str:
     """Render the pipeline, the history grouped by stage, then the kinds of unit and whether the network spikes.
 
     Args:
         subject: a state between any two stages, or the network.
+        only: the history of these sites and their neurons alone: ``at("layer1.*")``; a string is a path.
 
     >>> from torch import nn
     >>> from snnpipe import fixed, pipe, replace, to_snn, trace
@@ -47,9 +51,20 @@ def report(subject: ConversionState | SpikingNetwork) -> str:
     units: 1 binary neuron layer
     fully spiking
     """
-    lines = [*_table(subject.history), "", *unit_lines(subject)]
+    history = subject.history if only is None else _about(subject, only)  # type: ignore[arg-type]
+    lines = [*_table(history), "", *unit_lines(subject)]
     text = [f"pipeline: {' | '.join(subject.made)}"] * bool(subject.made)
-    return "\n".join(text + (lines if subject.history else lines[1:]))
+    return "\n".join(text + (lines if history else lines[1:]))
+
+
+def _about(subject: ConversionState | SpikingNetwork, only: Selector) -> tuple[Event, ...]:
+    """The events of the sites that are selected, and of the neurons that stand there."""
+    sites = dict(subject.sites) if isinstance(subject, ConversionState) else {}
+    keys = {node.name: neuron_path(node) for node in subject.graph if node.op == "encode"}
+    sites |= {node.name: as_site(node) for node in subject.graph if node.op == "encode"}
+    chosen = selected(only, sites.values(), "report: only")
+    names = {name for node in chosen for name in (sites[node].name, keys.get(node))}
+    return tuple(event for event in subject.history if event.subject in names)
 
 
 def unit_lines(subject: ConversionState | SpikingNetwork) -> list[str]:
