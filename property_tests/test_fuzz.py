@@ -201,6 +201,9 @@ call("parse", snnpipe.parse, text="trace | calibrate(99.9%)", data=lambda: [thin
 call("trace", trace, model=lambda: things().model, inputs=("input",), constants=lambda: {}, leaves=(nn.Linear,),
      unsafe_share=False)  # fmt: skip
 call("trace exported", trace, model=lambda: things().model, example=lambda: things().x, constants=lambda: {})
+call("trace of a part", lambda part: calibrate([things().x])(trace(part=part)(things().model)), part="2")
+call("embed", snnpipe.embed, model=lambda: nn.Sequential(things().model), parts=lambda: {"0": things().snn}, T=2,
+     schedule="step", delay=0, encoding=snnpipe.constant())  # fmt: skip
 call("fuse", on_state(fuse, "traced"), rules=snnpipe.FUSE_RULES)
 call("instrument", on_state(instrument, "traced"), rules=SITE_RULES, statistic=maximum())
 call("calibrate", on_state(calibrate, "traced"), batches=lambda: [things().x], forward=None, mask=None, max_batches=2,

@@ -15,6 +15,7 @@ from snnpipe.analysis.sweep import Sweep, sweep
 from snnpipe.analysis.targets import AKIDA_1, LOIHI_2, SPECK_2E, Core, LayerLimits, Target
 from snnpipe.analysis.wires import Wire, wires
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, low_pass, restarted
+from snnpipe.embedding import embed
 from snnpipe.errors import (
     CalibrationError,
     CompileWarning,
@@ -82,8 +83,8 @@ __all__ = [
     "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Sweep", "Target",
     "Threshold", "ThresholdError", "ThresholdWarning", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
     "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
-    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "events",
-    "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
+    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "embed", "encoder",
+    "events", "every_fake_quantize_site", "fixed", "from_nir", "fuse", "geometric", "graded", "group", "instrument",
     "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
     "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile",
     "pipe", "pipeline", "poisson", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report",

@@ -18,6 +18,8 @@ from snnpipe.codes import CODE, Code
 from snnpipe.emit import ann_code, cloned, module_tree
 from snnpipe.errors import StageError, listing
 from snnpipe.frontend.lowering import lower
+from snnpipe.frontend.met import tensors_of
+from snnpipe.frontend.part import Whole
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Param
@@ -107,6 +109,7 @@ class ConversionState:
         code: the code the graph has been carried to, ``None`` before ``td_rewrite``.
         history: what the stages did.
         made: the text of each stage that changed something; ``...`` for a function of one's own.
+        whole: the model whose part this is, ``None`` for a whole model; it runs when data are read.
     """
 
     graph: Graph = attrs.field(validator=valid(_GRAPH, StageError))
@@ -117,6 +120,7 @@ class ConversionState:
     code: Code | None = attrs.field(default=None, validator=valid(optional(CODE), StageError))
     history: tuple[Event, ...] = ()
     made: tuple[str, ...] = ()
+    whole: Whole | None = None
 
     def __repr__(self) -> str:
         made = f"code={self.code}, " if self.code else ""
@@ -212,6 +216,10 @@ def digest(state: ConversionState) -> str:
     for key, summary in sorted(state.statistics.items()):
         for field, value in sorted(attrs.asdict(summary, recurse=False).items()):
             _feed(h, f"{key}.{field}", value)
+    if state.whole is not None:
+        h.update(f"{state.whole!r}{_content(state.whole.constants)};".encode())
+        for key, tensor in sorted(tensors_of(state.whole.model), key=lambda item: item[0]):
+            _feed(h, f"whole.{key}", tensor)
     return h.hexdigest()
 
 

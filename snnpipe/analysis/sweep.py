@@ -160,6 +160,10 @@ def sweep(
     ('snm', 32, 100.0)
     """
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
+    if state.whole is not None:
+        raise StageError(
+            f"sweep: {state.whole.path} is a part and no classifier; convert it by each recipe and embed what they give"
+        )
     labels = torch.cat([y for _, y in data]).cpu()
     ann, inputs = to_module(state), list[tuple[Any, ...]]()
     answers: list[Tensor] = []

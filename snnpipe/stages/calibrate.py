@@ -53,7 +53,8 @@ def calibrate(
             (the inputs by name, or one under ``"image"``, ``"x"``, ``"pixel_values"``, ..., or the only value); a model
             that reads its input by keys takes dictionaries with these.  Values that it never reads are left alone.
         forward: ``forward(model, batch)`` calls the model, for any other kind of batch:
-            ``forward=lambda model, batch: model(batch[1])`` for ``(label, image)``.
+            ``forward=lambda model, batch: model(batch[1])`` for ``(label, image)``.  Of a part of a model,
+            ``trace(part=...)``, it calls the whole one, by default ``model(batch)``.
         mask: the input that says which positions of a sequence count, (B, L), zero where it is padded:
             ``mask="attention_mask"``.  Values of other positions are left out.
         max_batches: stop after so many.
@@ -95,7 +96,10 @@ def _calibrate(
         return state.evolve(Event("calibrate", "", "nothing to measure", "no site needs data"))
     statistic = state.threshold.statistic
     model = _Measuring(state, measured, mask)
-    reader = Reader("calibrate", state.graph, model.to(device) if device is not None else model, forward, device)
+    if device is not None and state.whole is not None:
+        raise CalibrationError("calibrate: device= would move a part and not the rest; move the model before trace")
+    root = model.to(device) if device is not None else model
+    reader = Reader("calibrate", state.graph, root, forward, device, state.whole)
     totals: dict[str, Any] = dict(state.statistics)
     whole: dict[str, str] = {}
 
