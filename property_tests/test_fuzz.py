@@ -207,7 +207,7 @@ call("embed", snnpipe.embed, model=lambda: nn.Sequential(things().model), parts=
 call("fuse", on_state(fuse, "traced"), rules=snnpipe.FUSE_RULES)
 call("instrument", on_state(instrument, "traced"), rules=SITE_RULES, statistic=maximum())
 call("calibrate", on_state(calibrate, "traced"), batches=lambda: [things().x], forward=None, mask=None, max_batches=2,
-     progress=False, device="cpu")  # fmt: skip
+     progress=False, device="cpu", group=...)  # fmt: skip
 call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), threshold=maximum(), rules=(),
      keep=None)  # fmt: skip
 call("td_rewrite", on_state(snnpipe.td_rewrite, "measured"), code=TD)

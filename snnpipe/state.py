@@ -212,14 +212,14 @@ def digest(state: ConversionState) -> str:
     h = hashlib.blake2b(digest_size=16)
     h.update(_content((state.graph.nodes, state.graph.output, state.sites, state.threshold, state.code)).encode())
     for key, tensor in sorted(state.params.items()):
-        _feed(h, key, tensor)
+        feed(h, key, tensor)
     for key, summary in sorted(state.statistics.items()):
         for field, value in sorted(attrs.asdict(summary, recurse=False).items()):
-            _feed(h, f"{key}.{field}", value)
+            feed(h, f"{key}.{field}", value)
     if state.whole is not None:
         h.update(f"{state.whole!r}{_content(state.whole.constants)};".encode())
         for key, tensor in sorted(tensors_of(state.whole.model), key=lambda item: item[0]):
-            _feed(h, f"whole.{key}", tensor)
+            feed(h, f"whole.{key}", tensor)
     return h.hexdigest()
 
 
@@ -241,7 +241,8 @@ def _content(value: Any) -> str:
     return repr(value)
 
 
-def _feed(h: Any, key: str, value: Any) -> None:
+def feed(h: Any, key: str, value: Any) -> None:
+    """Let a hash read a tensor, or another value by its ``repr``, under a key."""
     if not isinstance(value, Tensor):
         h.update(f"{key}={value!r};".encode())
         return

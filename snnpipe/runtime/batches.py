@@ -85,20 +85,23 @@ class Reader:
 
     def each(
         self, batches: Iterable[Any], to: Callable[[int, dict[str, Any]], Any], limit: int | None = None,
-        progress: bool = False,
+        progress: bool = False, none: bool = False,
     ) -> int:  # fmt: skip
-        """Hand every batch, or the first ``limit``, to ``to(number, inputs by name)``; how many there were."""
+        """Hand every batch, or the first ``limit``, to ``to(number, inputs by name)``; how many there were.
+
+        There must be one, unless ``none`` is fine too.
+        """
         count = 0
         limited = batches if limit is None else take(limit, batches)
         for number, batch in enumerate(tqdm(limited, self.called, leave=False, disable=not progress)):
             self.hand(batch, number, lambda given, number=number: to(number, given))  # type: ignore[misc]
             count = number + 1
-        if count == 0:
+        if count == 0 and not none:
             raise CalibrationError(
                 f"{self.called}: there was no batch. Is the loader empty, or a generator that was used up before? "
                 "A generator can be read once: pass a list or a DataLoader"
             )
-        if self.whole is not None and not self._standing[0].calls:
+        if self.whole is not None and count and not self._standing[0].calls:
             raise CalibrationError(f"{self.called}: the model did not call {self.whole.path} on any of {count} batches")
         return count
 
