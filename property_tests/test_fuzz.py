@@ -111,6 +111,14 @@ def called_on_first(model: Any, batch: Any) -> Any:
     return model(batch[0])
 
 
+def site_has_no_cap(site: Any) -> bool:
+    return site.cap is None
+
+
+def selected_by(selector: Any) -> Any:
+    return snnpipe.report(things().snn, only=selector)
+
+
 def edited(gm: Any) -> None:
     return None
 
@@ -206,11 +214,15 @@ call("parse", snnpipe.parse, text="trace | calibrate(99.9%)", data=lambda: [thin
 call("trace", trace, model=lambda: things().model, inputs=("input",), constants=lambda: {}, leaves=(nn.Linear,),
      unsafe_share=False)  # fmt: skip
 call("trace exported", trace, model=lambda: things().model, example=lambda: things().x, constants=lambda: {})
+call("trace of a part", lambda part: calibrate([things().x])(trace(part=part)(things().model)), part="2")
+call("embed", snnpipe.embed, model=lambda: nn.Sequential(things().model), parts=lambda: {"0": things().snn}, T=2,
+     schedule="step", delay=0, encoding=snnpipe.constant())  # fmt: skip
 call("fuse", on_state(fuse, "traced"), rules=snnpipe.FUSE_RULES)
 call("instrument", on_state(instrument, "traced"), rules=SITE_RULES, statistic=maximum())
 call("calibrate", on_state(calibrate, "traced"), batches=lambda: [things().x], forward=None, mask=None, max_batches=2,
-     progress=False, device="cpu")  # fmt: skip
-call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), threshold=maximum(), rules=())
+     progress=False, device="cpu", group=...)  # fmt: skip
+call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), threshold=maximum(), rules=(),
+     keep=None)  # fmt: skip
 call("td_rewrite", on_state(snnpipe.td_rewrite, "measured"), code=TD)
 for correct in (correct_bias, snnpipe.correct_potential, snnpipe.correct_threshold):
     call(correct.__name__, on_state(correct, "spiking"), batches=lambda: [things().x], T=2, per="channel", code=RATE,
@@ -265,7 +277,12 @@ call("LayerLimits", snnpipe.LayerLimits, kernels=(1,), strides=(1,), paddings=(0
      outputs=1)  # fmt: skip
 call("Core", snnpipe.Core, weights=1, neurons=1)
 call("report", snnpipe.report, subject=lambda: things().snn, html=lambda: FOLDER / "page.html", explanation=None,
-     evaluation=lambda: things().evaluated, account=lambda: things().costs)  # fmt: skip
+     evaluation=lambda: things().evaluated, account=lambda: things().costs, only=snnpipe.at("2"))  # fmt: skip
+call("at", lambda first, second: selected_by(snnpipe.at(first, second)), first="2", second="*")
+call("of_op", lambda op: selected_by(snnpipe.of_op(op)), op="relu")
+call("such_that", lambda predicate: selected_by(snnpipe.such_that(predicate)), predicate=site_has_no_cap)
+call("Selector", constructed(snnpipe.Selector), word="at", terms=("2",))
+call("use", lambda choice: replace(rules=(snnpipe.at("2").use(choice),))(things().measured), choice=maximum())
 call("wires", snnpipe.wires, subject=lambda: things().snn)
 call("spike_counts", lambda snn, x, **options: snnpipe.spike_counts(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=2, encoding=snnpipe.constant())  # fmt: skip

@@ -24,6 +24,7 @@ from snnpipe.analysis.targets import AKIDA_1, LOIHI_2, SPECK_2E, Core, LayerLimi
 from snnpipe.analysis.verify import verify
 from snnpipe.analysis.wires import Wire, wires
 from snnpipe.codes import DIFFERENTIAL, RATE, TD, Clock, Code, geometric, low_pass, restarted
+from snnpipe.embedding import embed
 from snnpipe.errors import (
     CalibrationError,
     CompileWarning,
@@ -59,6 +60,7 @@ from snnpipe.ops.quantisers import QCFS
 from snnpipe.rewrite import Declined, Rewrite
 from snnpipe.rules.fusion import FUSE_RULES
 from snnpipe.rules.operands import BOTTLENECK_RULES, TRANSFORMER_RULES
+from snnpipe.rules.selecting import Selector, at, of_op, such_that
 from snnpipe.rules.sites import SITE_RULES, every_fake_quantize_site
 from snnpipe.runtime.confident import confident
 from snnpipe.runtime.delay import readout_delay
@@ -91,18 +93,18 @@ __all__ = [
     "QCFS", "RATE", "SITE_RULES", "SPECK_2E", "SPINNAKER_2", "TD", "TRANSFORMER_RULES", "TRUENORTH", "Account", "Bill",
     "CalibrationError", "Cause", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Core", "Declined",
     "Device", "Encoding", "Evaluation", "Event", "Explanation", "ExportedSteps", "Fault", "Finding", "GraphError",
-    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Sensitivity", "Site",
-    "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount", "SpikingNetwork", "StageError",
-    "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold", "ThresholdError",
-    "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire", "absorb",
-    "account", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant", "correct_bias",
-    "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "encoder", "energy", "evaluate",
-    "events", "every_fake_quantize_site", "explain", "first_fault", "fixed", "frames", "from_nir", "fuse", "geometric",
-    "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load",
-    "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics",
-    "mmse", "one_of_n", "parse", "percentile", "pipe", "pipeline", "poisson", "quantise_weights", "readout_delay",
-    "recipes", "repaired", "replace", "report", "restarted", "roundings", "save", "save_statistics", "scaled",
-    "sensitivity", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "stream", "suggest",
-    "sweep", "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx",
-    "to_snn", "trace", "verify", "wave", "wires",
+    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Selector",
+    "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
+    "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold",
+    "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
+    "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
+    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "embed", "encoder",
+    "energy", "evaluate", "events", "every_fake_quantize_site", "explain", "first_fault", "fixed", "frames", "from_nir",
+    "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire",
+    "load", "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum",
+    "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile", "pipe", "pipeline", "poisson",
+    "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "roundings", "save",
+    "save_statistics", "scaled", "sensitivity", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
+    "state_equal", "stream", "such_that", "suggest", "sweep", "td_rewrite", "threshold_iteration", "to_exported",
+    "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn", "trace", "verify", "wave", "wires",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from torch import nn
 from snnpipe.checks import Check, RefusalError, takes, valid
 from snnpipe.codes import CODE, RATE, Code, low_pass
 from snnpipe.errors import InputError, SnnpipeError, StageError
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.kernels.codebook import Codebook
 from snnpipe.kernels.neuron import NEURON, Neuron
 from snnpipe.kernels.optimal import mmse
@@ -108,13 +108,15 @@ class Recipe:
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
         rule = RULE.hold(self.threshold(T), f"threshold({T})", self.name, StageError)
         code = CODE.hold(self.code(T), f"code({T})", self.name, StageError)
-        batches = batches if forward is None else read_by_name(state, batches, self.name, forward)
+        constants = state.whole.constants if state.whole else EMPTY
+        if forward is not None or state.whole is not None:
+            batches, state = read_by_name(state, batches, self.name, forward), state.evolve(whole=None, made=state.made)
         state = pipe(state, fuse, partial(_sited, self, rule), calibrate(batches))
         state = pipe(state, replace(neuron=self.neuron, threshold=rule))
         for correct in self.corrections:
             state = correct(batches, T=self.pre + T, code=code, schedule=self.schedule)(state)
         snn = pipe(state, td_rewrite(code=code), to_snn)
-        snn.__dict__["made"] = (repr(self),)
+        snn.__dict__.update(made=(repr(self),), constants=constants)
         return Converted(self, snn, T, self.delay(snn, batches, T) if self.delay else 0)
 
     def __repr__(self) -> str:
@@ -191,8 +193,13 @@ class Converted:
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The decoded output."""
+        return self.snn(*inputs, **self.run, **named)
+
+    @property
+    def run(self) -> FrozenMap[str, Any]:
+        """The options of a run of the network."""
         first = self.recipe.pre + self.delay if self.delay else 0
-        return self.snn(*inputs, T=self.steps, schedule=self.recipe.schedule, delay=first, **named)
+        return FrozenMap(T=self.steps, schedule=self.recipe.schedule, delay=first)
 
 
 @attrs.frozen

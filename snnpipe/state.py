@@ -18,6 +18,8 @@ from snnpipe.codes import CODE, Code
 from snnpipe.emit import ann_code, cloned, module_tree
 from snnpipe.errors import StageError, listing
 from snnpipe.frontend.lowering import lower
+from snnpipe.frontend.met import tensors_of
+from snnpipe.frontend.part import Whole
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Param
@@ -81,6 +83,7 @@ class Site:
             for a plain ReLU; a capped site can do without calibration.
         name: path-like name for people, unique: ``layer1.0.relu`` .
         signed: whether its values have both signs; then its statistics are those of ``|x|``, or two-sided.
+        op: the operator whose value it is: ``"relu"``, ``"clamp"``; ``"linear"`` for a neuron behind a layer.
     """
 
     node: str
@@ -89,6 +92,7 @@ class Site:
     cap: float | Levels | None
     name: str
     signed: bool = False
+    op: str = attrs.field(default="", repr=False)
 
 
 _GRAPH = instance(Graph, "must be a graph", "write state.evolve(...) of a state that trace made")
@@ -108,6 +112,7 @@ class ConversionState:
         code: the code the graph has been carried to, ``None`` before ``td_rewrite``.
         history: what the stages did.
         made: the text of each stage that changed something; ``...`` for a function of one's own.
+        whole: the model whose part this is, ``None`` for a whole model; it runs when data are read.
     """
 
     graph: Graph = attrs.field(validator=valid(_GRAPH, StageError))
@@ -118,6 +123,7 @@ class ConversionState:
     code: Code | None = attrs.field(default=None, validator=valid(optional(CODE), StageError))
     history: tuple[Event, ...] = ()
     made: tuple[str, ...] = ()
+    whole: Whole | None = None
 
     def __repr__(self) -> str:
         made = f"code={self.code}, " if self.code else ""
@@ -212,10 +218,14 @@ def digest(state: ConversionState) -> str:
     h = hashlib.blake2b(digest_size=16)
     h.update(_content((state.graph.nodes, state.graph.output, state.sites, state.threshold, state.code)).encode())
     for key, tensor in sorted(state.params.items()):
-        _feed(h, key, tensor)
+        feed(h, key, tensor)
     for key, summary in sorted(state.statistics.items()):
         for field, value in sorted(attrs.asdict(summary, recurse=False).items()):
-            _feed(h, f"{key}.{field}", value)
+            feed(h, f"{key}.{field}", value)
+    if state.whole is not None:
+        h.update(f"{state.whole!r}{_content(state.whole.constants)};".encode())
+        for key, tensor in sorted(tensors_of(state.whole.model), key=lambda item: item[0]):
+            feed(h, f"whole.{key}", tensor)
     return h.hexdigest()
 
 
@@ -237,7 +247,8 @@ def _content(value: Any) -> str:
     return repr(value)
 
 
-def _feed(h: Any, key: str, value: Any) -> None:
+def feed(h: Any, key: str, value: Any) -> None:
+    """Let a hash read a tensor, or another value by its ``repr``, under a key."""
     if not isinstance(value, Tensor):
         h.update(f"{key}={value!r};".encode())
         return

@@ -52,7 +52,8 @@ class Call:
     @property
     def text(self) -> str:
         """The expression without the data in it: what ``parse`` reads."""
-        found = self._written({key: _unfilled(key, value) for key, value in self.options.items() if key != "batches"})
+        given = {key: _unfilled(key, value) for key, value in self.options.items() if key not in ("batches", "group")}
+        found = self._written(given)
         return found.removesuffix("()") if "batches" in self.options else found
 
     def _written(self, options: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ LAYERS = (
     ("runtime",),
     ("stages",),
     ("recipe",),
-    ("recipes",),
+    ("recipes", "embedding"),
     ("analysis", "exchange"),
     ("",),
     ("demo",),

@@ -16,12 +16,15 @@ from snnpipe.analysis.costs import ACCOUNT, Account
 from snnpipe.analysis.evaluation import Evaluation
 from snnpipe.analysis.page.document import Extras, document
 from snnpipe.checks import Check, takes
+from snnpipe.emit import neuron_path
 from snnpipe.errors import StageError
 from snnpipe.exchange.atomic import write_atomically
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.ops.lift import graded_units, unlift
 from snnpipe.options import PATH, instance, optional
+from snnpipe.rules.selected import as_site, selected
+from snnpipe.rules.selecting import SELECTOR, Selector
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.state import ConversionState, Event
 
@@ -43,7 +46,7 @@ _EVALUATION = optional(instance(Evaluation, "must be an Evaluation", "write eval
 
 @takes(
     StageError, subject=_SUBJECT, html=optional(PATH), evaluation=_EVALUATION, explanation=_EXPLANATION,
-    account=optional(ACCOUNT),
+    account=optional(ACCOUNT), only=optional(SELECTOR),
 )  # fmt: skip
 def report(
     subject: ConversionState | SpikingNetwork,
@@ -52,6 +55,7 @@ def report(
     evaluation: Evaluation | None = None,
     explanation: Any = None,
     account: Account | None = None,
+    only: Selector | str | None = None,
 ) -> str:
     """Render the pipeline, the history grouped by stage, then the kinds of unit and whether the network spikes.
 
@@ -62,6 +66,7 @@ def report(
         evaluation: what ``evaluate`` found: accuracy against T.
         explanation: what ``explain`` found: causes and sites.
         account: what ``account`` counted: spike rates, operations, and ``energy`` made of them.
+        only: the history of these sites and their neurons alone: ``at("layer1.*")``; a string is a path.
 
     The page of a state behind ``calibrate`` and ``replace`` shows what was measured, too, and what lies above theta.
 
@@ -84,13 +89,24 @@ def report(
     units: 1 binary neuron layer
     fully spiking
     """
-    lines = [*_table(subject.history), "", *unit_lines(subject)]
+    history = subject.history if only is None else _about(subject, only)  # type: ignore[arg-type]
+    lines = [*_table(history), "", *unit_lines(subject)]
     text = [f"pipeline: {' | '.join(subject.made)}"] * bool(subject.made)
     extras = Extras(evaluation, explanation, account)
     if html is not None:
         made = document(subject, unit_lines(subject), extras).encode()
         write_atomically(os.fspath(html), lambda file: file.write(made))
-    return "\n".join(text + (lines if subject.history else lines[1:]) + [f"\n{said}" for said in extras.texts()])
+    return "\n".join(text + (lines if history else lines[1:]) + [f"\n{said}" for said in extras.texts()])
+
+
+def _about(subject: ConversionState | SpikingNetwork, only: Selector) -> tuple[Event, ...]:
+    """The events of the sites that are selected, and of the neurons that stand there."""
+    sites = dict(subject.sites) if isinstance(subject, ConversionState) else {}
+    keys = {node.name: neuron_path(node) for node in subject.graph if node.op == "encode"}
+    sites |= {node.name: as_site(node) for node in subject.graph if node.op == "encode"}
+    chosen = selected(only, sites.values(), "report: only")
+    names = {name for node in chosen for name in (sites[node].name, keys.get(node))}
+    return tuple(event for event in subject.history if event.subject in names)
 
 
 def unit_lines(subject: ConversionState | SpikingNetwork) -> list[str]:

@@ -176,6 +176,10 @@ def sweep(
     ('snm', 32, 100.0)
     """
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
+    if state.whole is not None:
+        raise StageError(
+            f"sweep: {state.whole.path} is a part and no classifier; convert it by each recipe and embed what they give"
+        )
     with torch.no_grad():
         judge = judging(state, data, "sweep")
         jobs = [(recipe, steps) for recipe in recipes for steps in T]

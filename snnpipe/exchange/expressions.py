@@ -10,6 +10,7 @@ import ast
 import difflib
 import functools
 import inspect
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from snnpipe.errors import SnnpipeError
 from snnpipe.exchange.vocabulary import CALLED, NAMED, READ_DATA
 from snnpipe.frozen import EMPTY
 from snnpipe.options import MAPPING, TEXT, optional
+from snnpipe.rules.selecting import Selector
 from snnpipe.stage import pipeline
 from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.instrument import instrument
@@ -50,6 +52,8 @@ def parse(text: str, *, data: Iterable[Any] | None = None, own: Mapping[str, Any
     (cascade(n=3), recipes.hmt(n=3))
     """
     found = [stage for part in _parts(_tree(text)) for stage in _Reading(text, data, own).stages(part)]
+    if all(isinstance(part, Selector) for part in found):
+        return functools.reduce(operator.or_, found)
     return found[0] if len(found) == 1 else pipeline(*found)
 
 
@@ -110,11 +114,26 @@ class _Reading:
         if isinstance(tree, ast.Dict) and None not in tree.keys:
             keys = (self.value(key) for key in tree.keys if key is not None)
             return dict(zip(keys, map(self.value, tree.values), strict=True))
+        if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Invert):
+            return ~self.selector(tree.operand)
+        if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.BitOr | ast.BitAnd):
+            join = operator.or_ if isinstance(tree.op, ast.BitOr) else operator.and_
+            return join(self.selector(tree.left), self.selector(tree.right))
+        if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Attribute) and tree.func.attr == "use":
+            args, options = self.arguments(tree)
+            return self.made("use", self.selector(tree.func.value).use, args, options)
         if isinstance(tree, ast.Call):
             return self.made(_name(tree.func), self.named(tree.func, CALLED), *self.arguments(tree))
         if _name(tree):
             return self.named(tree, NAMED)
         raise SnnpipeError(f"parse: {ast.unparse(tree)} is neither a literal, a name nor a call; {_WRITE}")
+
+    def selector(self, tree: ast.expr) -> Selector:
+        """What is joined by ``|``, ``&`` and ``~`` within a stage, and has rules by ``use``."""
+        found = self.value(tree)
+        if not isinstance(found, Selector):
+            raise SnnpipeError(f"parse: {ast.unparse(tree)} selects no sites; write at('layer1.*') or of_op('clamp')")
+        return found
 
     def arguments(self, tree: ast.Call) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a call."""

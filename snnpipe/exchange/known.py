@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from snnpipe import codes, recipe, recipes
+from snnpipe.errors import SnnpipeError
 from snnpipe.frontend.attention_mask import additive_mask
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Traced
@@ -58,6 +59,17 @@ def fields_of(record: Any) -> dict[str, Any]:
     return {field.alias: getattr(record, field.name) for field in made_of}
 
 
+def _state(state: ConversionState) -> dict[str, Any]:
+    if state.whole is not None:
+        raise SnnpipeError(
+            f"the state is of a part of a model ({state.whole.path}), and no file can say what the rest computes; save "
+            "the network, save(to_snn(state), path), or the part alone, save(state.evolve(whole=None), path)"
+        )
+    fields = fields_of(state)
+    del fields["whole"]
+    return fields
+
+
 def _network(snn: SpikingNetwork) -> dict[str, Any]:
     _, (graph, params, code, history, training, budget) = snn.__reduce__()[:2]
     run = {"training": training, "budget": budget, "made": snn.made}
@@ -71,7 +83,7 @@ def _as_network(training: bool, budget: int | None, made: tuple[str, ...] = (), 
 
 
 _RECORDS: dict[str, type] = {
-    "Graph": Graph, "Node": Node, "Traced": Traced, "State": ConversionState, "Site": Site, "Levels": Levels,
+    "Graph": Graph, "Node": Node, "Traced": Traced, "Site": Site, "Levels": Levels,
     "Event": Event, "Code": codes.Code, "Rate": codes._Rate, "LowPass": codes._LowPass, "Restarted": codes._Restarted,
     "Geometric": codes._Geometric, "Newest": codes._Newest, "Rest": codes._Rest, "Wave": Wave, "Neuron": neuron.Neuron,
     "Codebook": Codebook, "RepairedInit": repair._Init, "RepairedStep": repair._Step, "Threshold": threshold.Threshold,
@@ -85,6 +97,7 @@ _RECORDS: dict[str, type] = {
 #: The records by the names that files have for them.
 KINDS: FrozenMap[str, Kind] = FrozenMap({
     **{name: Kind(cls, fields_of, cls) for name, cls in _RECORDS.items()},
+    "State": Kind(ConversionState, _state, ConversionState),
     "Network": Kind(SpikingNetwork, _network, _as_network),
 })  # fmt: skip
 

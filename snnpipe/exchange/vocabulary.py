@@ -16,7 +16,7 @@ from snnpipe import codes, recipe, waves
 from snnpipe.exchange import known, statistics, torch_modules
 from snnpipe.frozen import FrozenMap
 from snnpipe.kernels import codebook, neuron, statistic, threshold
-from snnpipe.rules import fusion, operands, sites
+from snnpipe.rules import fusion, operands, selecting, sites
 from snnpipe.runtime import encoding
 from snnpipe.stages import (
     balance,
@@ -50,7 +50,7 @@ _RECORDS: tuple[type, ...] = (
 )  # fmt: skip
 _CHOICES: tuple[Callable[..., Any], ...] = (
     thresholds.fixed, waves.wave, encoding.constant, encoding.poisson, encoding.events, recipe.always, recipe.fades,
-    recipe.part, recipe.fitted, recipe.correcting,
+    recipe.part, recipe.fitted, recipe.correcting, selecting.at, selecting.of_op, selecting.such_that,
 )  # fmt: skip
 
 #: What may be called, by name.

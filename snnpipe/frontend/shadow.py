@@ -18,6 +18,7 @@ from snnpipe.errors import TraceError
 from snnpipe.frontend.quantised import settle
 from snnpipe.frontend.twins import BUILT, Twins, blank, fields, fill_slots
 from snnpipe.frontend.wrappers import refuse, unwrapped
+from snnpipe.frozen import EMPTY
 from snnpipe.ops.modules import clone
 
 #: What a private module is known by; the copy of the outermost one keeps there what it reaches without registering it.
@@ -31,7 +32,9 @@ _TREE = ("_parameters", "_buffers", "_modules")
 _CLASS_CONTAINERS = (list, dict, set)
 
 
-def shadow(model: nn.Module, *, share: bool = False, evaluate: bool = True) -> nn.Module:
+def shadow(
+    model: nn.Module, *, share: bool = False, evaluate: bool = True, instead: Mapping[nn.Module, nn.Module] = EMPTY
+) -> nn.Module:
     """Copy the module tree and all that its modules refer to; the model is unchanged.
 
     Objects that are one in the model (aliases, tied weights) are one in the copy.  Bound methods, partials and closures
@@ -42,6 +45,7 @@ def shadow(model: nn.Module, *, share: bool = False, evaluate: bool = True) -> n
         model: any module that is not compiled to TorchScript and has no lazy parameters.
         share: keep the model's own tensors instead of clones.
         evaluate: in evaluation mode; a copy of a private module keeps the mode it is in.
+        instead: modules that are not copied, and what the copy refers to in their place.
 
     Raises:
         TraceError: names what cannot be copied.
@@ -53,6 +57,8 @@ def shadow(model: nn.Module, *, share: bool = False, evaluate: bool = True) -> n
             "Remove them: handle.remove()"
         )
     copier = _Copier(share)
+    for original, other in instead.items():
+        copier.twins.keep(original, other)
     with torch.inference_mode(False), torch.no_grad():
         root: nn.Module = copier.twins.of(model, "")
         fields(root)[MARK] = copier.unregistered(root)

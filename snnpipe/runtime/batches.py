@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -17,10 +18,12 @@ from tqdm import tqdm
 
 from snnpipe.containers import opened
 from snnpipe.errors import CalibrationError, InputError, SnnpipeError
+from snnpipe.frontend.part import Whole
 from snnpipe.frozen import is_namedtuple, leaves
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.runtime.inputs import TORCH_SAYS, bind, check_shapes, misfit
+from snnpipe.runtime.stands_in import StandsIn, standing_in
 
 #: Keys under which a dictionary batch keeps its input, in order of preference.
 INPUT_KEYS = ("input", "image", "images", "img", "x", "data", "pixel_values")
@@ -39,6 +42,7 @@ class Reader:
         root: the module that holds the tensors; inputs go where these are.
         forward: how the user calls the model, ``None`` for the rules of ``arguments``.
         device: where inputs go instead.
+        whole: the model that calls the network, which is a part of it; ``forward`` calls the whole.
     """
 
     called: str
@@ -46,9 +50,13 @@ class Reader:
     root: nn.Module
     forward: Forward | None = None
     device: torch.device | str | None = None
+    whole: Whole | None = None
 
     def hand(self, batch: Any, number: int, to: Callable[[dict[str, Any]], Any]) -> None:
         """Hand batch ``number`` to ``to(inputs by name)``, as often as ``forward`` calls the model for it."""
+        if self.whole is not None:
+            self._hand_whole(batch, number, to)
+            return
         if self.forward is None:
             args = arguments(batch, self.graph, called=self.called, number=number)
             self._call(args, {}, number, to)
@@ -58,29 +66,56 @@ class Reader:
         if not stand_in.calls:
             raise CalibrationError(f"{self.called}: forward(model, batch) did not call the model on batch {number}")
 
+    @cached_property
+    def _standing(self) -> tuple[StandsIn, nn.Module]:
+        return standing_in(self.whole, self.graph)  # type: ignore[arg-type]
+
+    def _hand_whole(self, batch: Any, number: int, to: Callable[[dict[str, Any]], Any]) -> None:
+        """Run the whole model on a batch; what it calls its part with goes to ``to``."""
+        stands_in, model = self._standing
+        with stands_in.handing(lambda given: self._call((), _plain(given), number, to)):
+            try:
+                if self.forward is not None:
+                    self.forward(model, batch)
+                    return
+                with fitting(self.called, number, {"batch": batch}, self.root):
+                    model(batch)
+            except InputError as error:
+                raise CalibrationError(f"{self.called}: batch {number}: {error}") from error
+
     def each(
         self, batches: Iterable[Any], to: Callable[[int, dict[str, Any]], Any], limit: int | None = None,
-        progress: bool = False,
+        progress: bool = False, none: bool = False,
     ) -> int:  # fmt: skip
-        """Hand every batch, or the first ``limit``, to ``to(number, inputs by name)``; how many there were."""
+        """Hand every batch, or the first ``limit``, to ``to(number, inputs by name)``; how many there were.
+
+        There must be one, unless ``none`` is fine too.
+        """
         return self.walk(
-            batches, lambda number, batch: self.hand(batch, number, lambda given: to(number, given)), limit, progress
+            batches,
+            lambda number, batch: self.hand(batch, number, lambda given: to(number, given)),
+            limit,
+            progress,
+            none,
         )
 
     def walk(
-        self, batches: Iterable[Any], to: Callable[[int, Any], Any], limit: int | None = None, progress: bool = False
-    ) -> int:
+        self, batches: Iterable[Any], to: Callable[[int, Any], Any], limit: int | None = None, progress: bool = False,
+        none: bool = False,
+    ) -> int:  # fmt: skip
         """Give every batch as it is, or the first ``limit``, to ``to(number, batch)``; how many there were."""
         count = 0
         limited = batches if limit is None else take(limit, batches)
         for number, batch in enumerate(tqdm(limited, self.called, leave=False, disable=not progress)):
             to(number, batch)
             count = number + 1
-        if count == 0:
+        if count == 0 and not none:
             raise CalibrationError(
                 f"{self.called}: there was no batch. Is the loader empty, or a generator that was used up before? "
                 "A generator can be read once: pass a list or a DataLoader"
             )
+        if self.whole is not None and count and not self._standing[0].calls:
+            raise CalibrationError(f"{self.called}: the model did not call {self.whole.path} on any of {count} batches")
         return count
 
     def _call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], number: int, to: Callable[..., Any]) -> Any:

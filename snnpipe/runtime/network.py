@@ -62,6 +62,7 @@ class SpikingNetwork(nn.Module):
         code: the neural code.
         history: what the stages did.
         budget: bytes that steps computed together may take; ``None`` for 64 MiB on a CPU, 2 GiB elsewhere.
+        constants: of a part of a model (``trace(part=...)``), the arguments that are no inputs, as they were given.
 
     Its tensors and submodules are the ANN's, under the ANN's own names; where one of them is called like an attribute
     of the network (``code``), the attribute is the network's, and ``named_modules`` and ``state_dict`` have the ANN's.
@@ -76,6 +77,7 @@ class SpikingNetwork(nn.Module):
         self.graph, self.code, self.history = graph, code, history
         self.budget: int | None = None
         self.made: tuple[str, ...] = ()
+        self.constants: FrozenMap[str, Any] = EMPTY
         self._every = frozenset(node["name"] for node in graph.inputs) - static(graph)
         tree = module_tree(graph, params)
         for own in ("_parameters", "_buffers", "_modules"):  # not by setattr: the ANN's names are its own business
@@ -329,7 +331,7 @@ class SpikingNetwork(nn.Module):
 
     def __reduce__(self) -> Any:
         kept = self.graph, self._params(), self.code, self.history, self.training, self.budget
-        return _rebuilt, kept, {"made": self.made}
+        return _rebuilt, kept, {"made": self.made, "constants": self.constants}
 
 
 #: For arguments that are converted networks.

@@ -41,7 +41,7 @@ def find_sites(
             nodes.append(Node(stands, "identity", FrozenMap(input=Ref(node.name)), node.path, node.where))
             for reader in match.readers:
                 moved.setdefault(reader, {})[node.name] = stands
-        sites.append(_site(stands, node.path, match, graph))
+        sites.append(_site(stands, node, match, graph))
     return (Graph(tuple(nodes), graph.output) if moved else graph), tuple(sites)
 
 
@@ -49,6 +49,12 @@ def _matched(node: Node, graph: Graph, rules: tuple[SiteRule, ...]) -> Match | N
     return next((match for rule in rules if (match := rule(node, graph)) is not None), None)
 
 
-def _site(node: str, name: str, match: Match, graph: Graph) -> Site:
+def _site(stands: str, node: Node, match: Match, graph: Graph) -> Site:
     axis = channel_axis(match.input, graph) if isinstance(match.axis, EllipsisType) else match.axis
-    return Site(node, match.input.name, axis, match.cap, name, match.signed)
+    return Site(stands, match.input.name, axis, match.cap, node.path, match.signed, _op(node, graph))
+
+
+def _op(node: Node, graph: Graph) -> str:
+    """The operator that makes a value: an identity only hands it on."""
+    before = graph.producer(node["input"]) if node.op == "identity" else None
+    return node.op if before is None else _op(before, graph)

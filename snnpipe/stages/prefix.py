@@ -67,17 +67,19 @@ def bound(
 
     def keep(number: int, given: dict[str, Any]) -> Any:
         found.append(given)
-        return None if forward is None else answers(state.graph)(root, given)
+        return None if forward is None and state.whole is None else answers(state.graph)(root, given)
 
     with torch.no_grad():
-        Reader(called, state.graph, root, forward).each(batches, keep, limit)
+        Reader(called, state.graph, root, forward, whole=state.whole).each(batches, keep, limit)
     return found
 
 
-def read_by_name(state: ConversionState, batches: Iterable[Any], called: str, forward: Forward) -> ByName:
+def read_by_name(state: ConversionState, batches: Iterable[Any], called: str, forward: Forward | None) -> ByName:
     """The batches as dictionaries of the model's inputs, each read by ``forward`` when it is asked for."""
     root, answer = module_tree(state.graph, detached(state.params)), answers(state.graph)
-    return ByName(batches, Reader(called, state.graph, root, forward), lambda given: answer(root, given))
+    return ByName(
+        batches, Reader(called, state.graph, root, forward, whole=state.whole), lambda given: answer(root, given)
+    )
 
 
 def check_currents(found: Mapping[str, tuple[Tensor, Tensor]], graph: Graph, called: str, number: int) -> None:

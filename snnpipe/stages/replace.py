@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -17,20 +17,27 @@ from snnpipe.kernels.encoder import TWO_SIDED
 from snnpipe.kernels.neuron import NEURON, Neuron, integrate_and_fire
 from snnpipe.kernels.threshold import Threshold, as_threshold, theta_percentile
 from snnpipe.options import functions, optional
+from snnpipe.rules.choices import THRESHOLD_RULE
+from snnpipe.rules.selected import selected
+from snnpipe.rules.selecting import SELECTOR, Selector, Use
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.instrument import NO_NEURONS, instrumented
-from snnpipe.stages.thresholds import THRESHOLD_RULE, ThresholdRule, site_threshold
+from snnpipe.stages.instrument import NO_NEURONS, instrumented, warn_siteless
+from snnpipe.stages.thresholds import ThresholdRule, site_threshold
 from snnpipe.state import ConversionState, Event, Levels, Site
 
 
-@stage(NOT_LIFTED, NO_NEURONS, neuron=NEURON, threshold=optional(THRESHOLD_RULE), rules=functions("site", "neuron"))
+@stage(
+    NOT_LIFTED, NO_NEURONS, neuron=NEURON, threshold=optional(THRESHOLD_RULE), rules=functions("site", "neuron"),
+    keep=optional(SELECTOR),
+)  # fmt: skip
 def replace(
     state: ConversionState,
     *,
     neuron: Neuron = integrate_and_fire(),
     threshold: Threshold | ThresholdRule | str | float | None = None,
-    rules: tuple[Callable[[Site, Neuron], Neuron | None], ...] = (),
+    rules: tuple[Callable[[Site, Neuron], Neuron | None] | Use, ...] = (),
+    keep: Selector | str | None = None,
 ) -> ConversionState:
     """Let a neuron stand for the activation at every site; the input is unchanged.
 
@@ -42,34 +49,50 @@ def replace(
             At capped sites (ReLU6) it is at most the cap, and the cap where nothing was measured; quantised ones (QCFS,
             fake quantisation) take the threshold they were trained with, unless a function says otherwise.
         rules: ``rule(site, neuron) -> Neuron | None`` chooses another neuron for some sites; the first answer counts.
+            ``at("layer1.*").use(cascade(n=4))`` is such a rule, and ``of_op("clamp").use(maximum())`` one that chooses
+            the threshold.
+        keep: sites that stay the ANN's activations, on decoded values: ``at("head.*") | of_op("clamp")``; a string is
+            a path.
 
     Raises:
         ThresholdError: a rule gave a threshold that is not positive and finite, or needs another statistic.
         StageError: nothing was measured at a site that needs it, or the value of a site has both signs and the events
-            of its neuron have one.
+            of its neuron have one; or a selector selects no site.
 
     Warns:
+        SiteWarning: all sites are kept, so nothing will spike.
         ThresholdWarning: a channel never fired.  It takes the largest threshold of its site; where no channel of a
             site fired, the site's neurons stay silent.  Or there were too few values for a percentile; the threshold
             is their largest.
     """
     state = instrumented(state)
-    chosen = threshold if callable(threshold) and not isinstance(threshold, Threshold) else None
-    rule = state.threshold if threshold is None or chosen is not None else as_threshold(threshold)  # type: ignore[arg-type]
+    kept = frozenset[str]() if keep is None else selected(keep, state.sites.values(), "replace: keep")  # type: ignore[arg-type]
+    uses = [rule for rule in rules if isinstance(rule, Use)]
+    for used in uses:
+        selected(used.selector, state.sites.values(), "replace: rules")
+    thetas = [used for used in uses if not isinstance(used.choice, Neuron)]
+    others = [rule for rule in rules if not any(rule is used for used in thetas)]
     made: dict[str, Tensor] = {}
     nodes: dict[str, Node] = {}
     events: list[Event] = []
     counts: dict[str, int] = {}
     quiet: list[tuple[str, int, int]] = []
-    few: list[tuple[str, int]] = []
+    few: list[tuple[str, int, Any]] = []
     misfits: list[Problem] = []
     for name, site in state.sites.items():
+        if name in kept:
+            events.append(Event("replace", site.name, "kept", f"{site.op or 'activation'} of the ANN"))
+            continue
+        answer = _first(others, site, neuron)
+        unit = neuron if answer is None else NEURON.hold(
+            answer, f"what the rules say at site {site.name}", "replace", StageError
+        )  # fmt: skip
+        said = _first(thetas, site, neuron)
+        rule, chosen = _rule(threshold if said is None else said, state.threshold)
         found = site_threshold(site, state, rule, chosen)
         theta, silent = found.theta, found.silent
         quiet += [(site.name, silent, theta.numel())] * bool(silent)
-        few += [(site.name, found.few)] * bool(found.few)
-        unit = NEURON.hold(next((n for n in (r(site, neuron) for r in rules) if n is not None), neuron),
-                           f"what the rules say at site {site.name}", "replace", StageError)  # fmt: skip
+        few += [(site.name, found.few, rule)] * bool(found.few)
         node = state.graph[name]
         reason = _misfit(site, unit, known=chosen is None)
         misfits += [Problem(node.name, site.name, node.where, reason)] * bool(reason)
@@ -98,11 +121,25 @@ def replace(
     if quiet:
         events += [Event("replace", site, "never fired", _fallback(silent, of)) for site, silent, of in quiet]
         warn(f"never fired in calibration: {_count(quiet)}; report(...) lists them", ThresholdWarning)
-    if few and isinstance(rule, Threshold):
-        events += [Event("replace", name, "little data", f"{rule} is that of {n} values") for name, n in few]
-        warn(_little(rule, few), ThresholdWarning)
+    events += [Event("replace", name, "little data", f"{rule} is that of {n} values") for name, n, rule in few]
+    for line in dict.fromkeys(_little(rule, [few_of for few_of in few if few_of[2] == rule]) for _, _, rule in few):
+        warn(line, ThresholdWarning)
+    if kept and kept == state.sites.keys():
+        warn_siteless(state.graph, state.params)
     graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
     return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
+
+
+def _first(rules: Iterable[Any], site: Site, neuron: Neuron) -> Any:
+    """The first answer, ``None`` if there is none."""
+    return next((answer for rule in rules if (answer := rule(site, neuron)) is not None), None)
+
+
+def _rule(threshold: Any, measured: Threshold | None) -> tuple[Threshold | None, ThresholdRule | None]:
+    """A threshold as a rule, by default the one that was measured for, or as a function of one's own."""
+    if callable(threshold) and not isinstance(threshold, Threshold):
+        return measured, threshold
+    return (measured if threshold is None else as_threshold(threshold)), None
 
 
 def settle(graph: Graph, params: Mapping[str, Tensor], code: Code) -> Graph:
@@ -154,8 +191,8 @@ def _sites(names: list[str]) -> str:
     return f"{len(names)} site{'s' * (len(names) > 1)} ({shown})"
 
 
-def _little(rule: Threshold, sites: list[tuple[str, int]]) -> str:
-    least, where = min(number for _, number in sites), _sites([name for name, _ in sites])
+def _little(rule: Threshold, sites: list[tuple[str, int, Any]]) -> str:
+    least, where = min(number for _, number, _ in sites), _sites([name for name, *_ in sites])
     better = ""
     if rule.theta is theta_percentile and rule.per != "layer":
         options = {name: value for name, value in rule.options.items() if name != "q"} | {"shared": True}

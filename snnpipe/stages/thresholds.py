@@ -9,27 +9,15 @@ import attrs
 import torch
 from torch import Tensor
 
-from snnpipe.checks import Check, takes
+from snnpipe.checks import takes
 from snnpipe.errors import StageError, ThresholdError
-from snnpipe.kernels.threshold import Threshold, as_threshold
-from snnpipe.options import POSITIVE, function
+from snnpipe.kernels.threshold import Threshold
+from snnpipe.options import POSITIVE
 from snnpipe.state import ConversionState, Levels, Site
 from snnpipe.text import shown
 
 #: A threshold of one's own: ``rule(site, summary) -> Tensor``, (C,) or (1,); ``summary`` is ``None`` without data.
 ThresholdRule = Callable[[Site, Any], Tensor]
-
-
-def _rule_or_function(value: Any) -> Any:
-    """A rule, what other tools write for one, or a function of one's own."""
-    return _OWN.accept(value) if callable(value) and not isinstance(value, Threshold) else as_threshold(value)
-
-
-_OWN = function("site", "summary")
-#: For arguments that are thresholds: rules or functions.
-THRESHOLD_RULE = Check(
-    "must be a threshold rule or a function (site, summary)", _rule_or_function, "write maximum() or percentile(99.9)"
-)
 
 
 @attrs.frozen(eq=False)

@@ -6,6 +6,7 @@ from torch import fx
 
 from snnpipe.codes import RATE
 from snnpipe.emit import cloned, graph_module
+from snnpipe.frozen import EMPTY
 from snnpipe.ops.lift import check_numbers_stand, has_neurons, unlift
 from snnpipe.runtime.layout import laid_out
 from snnpipe.runtime.network import SpikingNetwork
@@ -27,7 +28,7 @@ def to_snn(state: ConversionState) -> SpikingNetwork:
 
     A graph that was not carried to a code yet gets neurons at its sites (``replace``) and is carried to RATE.
     """
-    made = (*state.made, "to_snn")
+    made, constants = (*state.made, "to_snn"), state.whole.constants if state.whole else EMPTY
     if state.code is None:
         state = state if has_neurons(state.graph) else replace(state)
         state = td_rewrite(code=RATE)(state)
@@ -36,7 +37,7 @@ def to_snn(state: ConversionState) -> SpikingNetwork:
     check_numbers_stand(graph, temporal_inputs=False)
     graph, params = laid_out(graph, cloned(state.params, requires_grad=False))
     snn = SpikingNetwork(graph, params, state.code, state.history)
-    snn.__dict__["made"] = made  # not by setattr: the ANN's names are its own business
+    snn.__dict__.update(made=made, constants=constants)  # not by setattr: the ANN's names are its own business
     return snn
 
 

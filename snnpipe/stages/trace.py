@@ -11,12 +11,13 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from snnpipe.checks import Check, takes
-from snnpipe.errors import StageError, UnsupportedError, listing
+from snnpipe.errors import StageError, TraceError, UnsupportedError, listing
 from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
+from snnpipe.frontend.part import Whole, part_at
 from snnpipe.frontend.selfcheck import check_example
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import symbolic
-from snnpipe.frozen import EMPTY
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.static import with_static
@@ -47,7 +48,7 @@ MODEL = Check("must be a torch.nn.Module", _model)
 @takes(
     StageError, model=attrs.evolve(optional(MODEL), wanted=MODEL.wanted),
     inputs=optional(several(TEXT, "the names of inputs")), constants=MAPPING,
-    leaves=several(Check("must be a module class", _class), "module classes"), unsafe_share=FLAG,
+    leaves=several(Check("must be a module class", _class), "module classes"), part=optional(TEXT), unsafe_share=FLAG,
 )  # fmt: skip
 def trace(
     model: nn.Module | ExportedProgram | None = None,
@@ -58,6 +59,7 @@ def trace(
     constants: Mapping[str, Any] = EMPTY,
     leaves: tuple[type[nn.Module], ...] = (),
     static: tuple[str, ...] = (),
+    part: str | None = None,
     unsafe_share: bool = False,
 ) -> Any:
     """Turn a model into a ``ConversionState``; the model is unchanged, in value and in mode.
@@ -79,6 +81,9 @@ def trace(
         leaves: module classes to keep as one call (because their ``forward`` cannot be followed).
         static: inputs that do not change in time though they are floats (masks, time steps, conditioning); ``sequence``
             and ``step`` take them as the ANN does, without a time axis.  Whole numbers and booleans never change.
+        part: the path of a module within the model, to convert that alone: ``part="backbone"``.  The other arguments
+            are then the part's.  The state remembers a copy of the rest, which runs as it is where data are read
+            (``calibrate``, corrections), so what the part is measured on is what the whole model hands it.
         unsafe_share: use the model's own tensors instead of copies.  The state then changes when the model does.
 
     Returns:
@@ -97,18 +102,25 @@ def trace(
     """
     configured = Configured(
         trace, example=example, check=check, inputs=inputs, constants=constants, leaves=leaves, static=static,
-        unsafe_share=unsafe_share,
+        part=part, unsafe_share=unsafe_share,
     )  # fmt: skip
     if model is None:
         return configured
     if example is not None and (inputs is not None or check is not None):
         raise StageError("trace: inputs= and check= are for symbolic tracing; with example=, what it holds is an input")
+    whole: Whole | None = None
     if isinstance(model, ExportedProgram):
+        if part is not None:
+            raise TraceError("trace: an ExportedProgram has no parts; trace the model it was exported from")
         name, how, note = "ExportedProgram", "taken as it was exported", ""
         lowered = lower_program(model, unsafe_share=unsafe_share)
     else:
-        name, note = type(model).__name__, "taken in evaluation mode"
-        private = shadow(model, share=unsafe_share)
+        private, note = shadow(model, share=unsafe_share), "taken in evaluation mode"
+        if part is not None:
+            found = part_at(private, part, "trace", TraceError)
+            note = f"{note}; {part} of {type(model).__name__}, which runs as it is"
+            whole, private = Whole(private, part, FrozenMap(constants)), shadow(found, share=True)
+        name = type(private).__name__
         if example is None:
             how = "traced symbolically"
             lowered = symbolic(private, inputs=inputs, constants=constants, leaves=leaves)
@@ -125,4 +137,5 @@ def trace(
         lowered.params,
         history=(Event("trace", name, how, note),),
         made=(configured.text.removesuffix("()"),),
+        whole=whole,
     )
