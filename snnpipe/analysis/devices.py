@@ -62,7 +62,8 @@ CMOS_INT8 = Device(
 LOIHI = Device(
     "Loihi", 23.6, None, 81.0,
     ("Davies et al. 2018, Loihi: a neuromorphic manycore processor with on-chip learning, IEEE Micro, table 2",),
-    "simulated before there was silicon; an update of an active neuron; without what a spike costs on its way",
+    "simulated before there was silicon; an update is one of an active neuron, taken for each number kept, so a neuron "
+    "with two counts twice; without what a spike costs on its way",
 )  # fmt: skip
 
 #: IBM's TrueNorth, 28 nm.

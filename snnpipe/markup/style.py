@@ -50,7 +50,8 @@ color:inherit;font-size:.9em}
 .snnpipe .up{font-size:.92em;opacity:.85}
 .snnpipe .heat{display:inline-block;width:4em;height:.8em;margin:0 .5em;background:var(--soft);border-radius:3px}
 .snnpipe .heat .bar{height:.8em}
-@media (max-width:34em){.snnpipe .bars{gap:.6em}.snnpipe .row{gap:.1em .6em}
+@media (max-width:34em){.snnpipe figure svg{font-size:18px}
+.snnpipe .bars{gap:.6em}.snnpipe .row{gap:.1em .6em}
 .snnpipe .row{grid-template-columns:1fr auto}
 .snnpipe .row .track{grid-column:1/3;grid-row:2}}
 """
