@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
 
-import snnpipe
-from snnpipe.commands.command import Answer, Command
+from snnpipe.analysis.evaluate import evaluate
+from snnpipe.commands.command import Answer, Command, UsageError
 from snnpipe.commands.data import data_options, required_batches
 from snnpipe.commands.parser import Parser, share
 from snnpipe.commands.plain import as_table
@@ -24,9 +23,11 @@ def _arguments(parser: Parser) -> None:
 
 def _run(given: Namespace) -> Answer:
     thing = network(given.file, given)
-    evaluate: Any = snnpipe.evaluate  # type: ignore[attr-defined]
     found = evaluate(spiking(thing), required_batches(given), T=run_of(thing, given).T)
-    ok = given.at_least is None or float(found.accuracy[-1]) >= given.at_least
+    last = found.last.accuracy
+    if given.at_least is not None and last is None:
+        raise UsageError("--at-least: the data have no labels, so no accuracy is known")
+    ok = given.at_least is None or last is None or last.mean >= 100 * given.at_least
     return Answer(str(found), as_table(found), ok)
 
 
@@ -36,5 +37,4 @@ EVALUATE = Command(
     ("snnpipe evaluate snn.safetensors --data test.npz --T 16 --at-least 0.9",),
     _arguments,
     _run,
-    needs="evaluate",
 )
