@@ -102,7 +102,8 @@ class Suggestions:
             f"ANN: {self.ann:.2f} % of {self.samples} samples; wanted {self.wanted:.2f} %; {self.tried} pipelines tried"
         )
         lines = [head, *aligned(rows, left=1, right=1)]
-        lines += [f"no time for {len(self.left)} more; give it seconds=..., or recipes=... and T=... to choose among"] * bool(self.left)
+        more = f"no time for {len(self.left)} more; give it seconds=..., or recipes=... and T=... to choose among"
+        lines += [more] * bool(self.left)
         lines += [f"left out (see refused): {', '.join(self.refused)}"] * bool(self.refused)
         return "\n".join(lines)
 
