@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import re
 import shlex
 import sys
 import warnings
@@ -15,6 +16,7 @@ import torch
 import snnpipe
 from snnpipe import cli
 from snnpipe.commands import table
+from snnpipe.commands import written as into
 from snnpipe.commands.own import importable_here
 from snnpipe.commands.plain import plain
 from tests.lines import Line, folder
@@ -179,7 +181,8 @@ def test_bench_counts_what_the_functions_count(line, saved):
     assert answer["costs"]["ann_multiplications"] == costs.ann
     assert answer["seconds"] > 0
     assert line(f"bench {saved} --T 4 --schedule layer --data mymodel:batches --repeat 1") == 0
-    assert "4 steps, schedule wave(4)" in line.out or "4 steps, schedule layer" in line.out
+    costs = snnpipe.account(snnpipe.load(saved), sys.modules["mymodel"].images()[:8], T=4, schedule="layer")
+    assert line.out.endswith(f"{costs}\n")
 
 
 def test_info_of_a_model_is_of_files_alone(line, saved):
@@ -363,3 +366,27 @@ def test_plain_values():
     value = {"a": (1, float("inf")), "b": snnpipe.RATE, "c": torch.tensor([1, 2]), "d": {1: True}}
     assert plain(value) | {"b": None} == {"a": [1, None], "b": None, "c": [1, 2], "d": {"1": True}}
     json.dumps(plain(value), allow_nan=False)
+
+
+def test_a_file_that_is_written_by_others_is_there_whole_or_as_it_was(here, monkeypatch):
+    path = here / "run.pt2"
+    assert into.written(path, lambda there: Path(there).write_bytes(b"old")) == 3
+
+    def half(source, target):
+        target.write(source.read(1))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(into.shutil, "copyfileobj", half)
+    with pytest.raises(KeyboardInterrupt):
+        into.written(path, lambda there: Path(there).write_bytes(b"new"))
+    assert path.read_bytes() == b"old"
+    assert written(here) == {"run.pt2"}
+
+
+def test_several_files_are_not_one(here):
+    def two(there):
+        for ending in ("", ".data"):
+            Path(there + ending).write_bytes(b"")
+
+    with pytest.raises(snnpipe.SnnpipeError, match=re.escape("would be several files: a.onnx, a.onnx.data")):
+        into.written(here / "a.onnx", two)
