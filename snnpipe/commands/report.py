@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from argparse import Namespace
+from typing import Any
 
 from snnpipe.analysis.report import report
 from snnpipe.commands.command import Answer, Command, UsageError
-from snnpipe.commands.parser import Parser
+from snnpipe.commands.parser import Parser, new_file
 from snnpipe.commands.plain import plain
 from snnpipe.commands.subjects import spiking, subject, subject_argument
+from snnpipe.commands.written import written
 from snnpipe.recipe import Converted
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.state import ConversionState
@@ -19,11 +22,16 @@ def _run(given: Namespace) -> Answer:
     if not isinstance(thing, ConversionState | SpikingNetwork | Converted):
         raise UsageError(f"{given.file} is not converted; write snnpipe check {given.file}")
     made = thing if isinstance(thing, ConversionState) else spiking(thing)
+    if getattr(given, "html", None):
+        page: Any = report
+        written(given.html, lambda path: page(made, html=path))
     return Answer(report(made), {"pipeline": list(made.made), "history": plain(made.history)})
 
 
 def _arguments(parser: Parser) -> None:
     subject_argument(parser, "file")
+    if "html" in inspect.signature(report).parameters:
+        parser.add_argument("--html", type=new_file(".html"), help="where to write the same as a page")
 
 
 REPORT = Command("report", "list what every stage did, and why", ("snnpipe report snn.safetensors",), _arguments, _run)
