@@ -21,7 +21,7 @@ from snnpipe.commands.command import Answer, Command, UsageError
 from snnpipe.commands.own import importable_here
 from snnpipe.commands.parser import Parser, nearest
 from snnpipe.commands.plain import as_json
-from snnpipe.commands.table import commands
+from snnpipe.commands.table import COMMANDS
 from snnpipe.errors import SnnpipeError
 
 #: The exit statuses.  After Ctrl-C it is 128 and the number of the signal.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _read(arguments: list[str]) -> Namespace | None:
     """The line, ``None`` for an empty one.  Help, the version and a wrong line end by ``SystemExit``."""
-    known = commands()
+    known = COMMANDS
     parser, parsers = _parsers(known)
     if not arguments:
         parser.print_help()

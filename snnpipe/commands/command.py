@@ -41,7 +41,6 @@ class Command:
         examples: lines that show it.
         arguments: adds its arguments to a parser.
         run: what it does.
-        needs: the public function of this package that it calls; without it there is no such command.
     """
 
     name: str
@@ -49,4 +48,3 @@ class Command:
     examples: tuple[str, ...]
     arguments: Callable[[Parser], None]
     run: Callable[[Namespace], Answer]
-    needs: str = "pipe"

@@ -44,7 +44,7 @@ def run_options(parser: Parser) -> None:
     parser.add_argument("--schedule", metavar="TEXT", help="step (the default), layer, or wave(4)")
 
 
-def run_of(thing: SpikingNetwork | Converted, given: Namespace) -> Run:
+def run_of(thing: SpikingNetwork | Converted | None, given: Namespace) -> Run:
     """The run that a line says.
 
     Raises:

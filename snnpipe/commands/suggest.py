@@ -16,22 +16,25 @@ def _arguments(parser: Parser) -> None:
     subject_argument(parser)
     about = "what is wanted of the ANN's accuracy, a share (%(default)s)"
     parser.add_argument("--accuracy", type=share, default=0.99, metavar="SHARE", help=about)
-    parser.add_argument("--latency", type=whole(1), metavar="STEPS", help="the most steps until the answer")
-    parser.add_argument("--wires", type=whole(1), metavar="N", help="the most wires of a neuron")
-    parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="how long to search (%(default)s)")
+    parser.add_argument("--latency", type=whole(1), metavar="STEPS", help="the most steps until the answer (any)")
+    parser.add_argument("--wires", type=whole(1), help="the most wires of a neuron (4)")
+    parser.add_argument("--seconds", type=whole(1), default=600, help="how long to search (%(default)s)")
     data_options(parser, required=True)
 
 
 def _run(given: Namespace) -> Answer:
-    batches = list(required_batches(given))
-    wanted = {"accuracy": given.accuracy, "latency": given.latency, "wires": given.wires, "seconds": given.seconds}
-    found = suggest(subject(given.model, given), batches=batches, data=batches, **wanted)
-    return Answer(str(found), as_table(found))
+    batches = required_batches(given)
+    data = [tuple(batch) if isinstance(batch, list) else batch for batch in batches]
+    found = suggest(
+        subject(given.model, given), batches=batches, data=data, accuracy=given.accuracy, latency=given.latency,
+        wires=given.wires, seconds=given.seconds, progress=given.progress,
+    )  # fmt: skip
+    return Answer(str(found), as_table(found), any(one.enough for one in found.found))
 
 
 SUGGEST = Command(
     "suggest",
-    "search recipes and numbers of steps, and name the cheapest pipelines that are good enough",
+    "search recipes and numbers of steps for the cheapest that are good enough; 1 where none is",
     ("snnpipe suggest mymodel:net --data train.npz --accuracy 0.98",),
     _arguments,
     _run,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import snnpipe
 from snnpipe.commands.bench import BENCH
 from snnpipe.commands.check import CHECK
 from snnpipe.commands.command import Command
@@ -18,7 +17,5 @@ from snnpipe.frozen import FrozenMap
 
 _ALL = (DEMO, CHECK, CONVERT, EVALUATE, EXPLAIN, REPORT, SUGGEST, EXPORT, BENCH, INFO)
 
-
-def commands() -> FrozenMap[str, Command]:
-    """The commands by name, those alone whose function this package has."""
-    return FrozenMap({command.name: command for command in _ALL if hasattr(snnpipe, command.needs)})
+#: The commands by name.
+COMMANDS: FrozenMap[str, Command] = FrozenMap({command.name: command for command in _ALL})
