@@ -53,8 +53,8 @@ the error, or at most 110 % of that of a network without the fault.  Where the A
 it.  *Runs*: what `first_fault` takes, of at most ceil(log2 L) + 2, and in how many plants it ends at the layer, with a
 tolerance halfway, in powers of ten, between the error without the fault and that with it.
 
-The bounds in `analysis/faults.py` were chosen on networks of seed 0 at T = 16; the other table is of networks that
-nobody had looked at.
+The bounds in `analysis/faults.py` were chosen on the networks of seed 0 at T = 16, so that table says how well they
+were fitted; on those of seed 2 none was chosen.
 
 """
 
