@@ -49,7 +49,7 @@ def off(net, x, found):
     )
 
 
-@few(0.1)
+@few(0.2)
 @given(data=st.data(), T=st.integers(1, 6), K=st.sampled_from([1, 2, None]), seed=st.integers(0, 99))
 def test_the_causes_are_the_whole_error(data, T, K, seed):
     net, neuron, code = data.draw(relu_nets()), data.draw(NEURONS), data.draw(st.sampled_from([RATE, low_pass(3.0)]))
@@ -68,7 +68,7 @@ def test_the_causes_are_the_whole_error(data, T, K, seed):
         assert sum(cause.agreement for cause in found.causes) == pytest.approx(found.agreement - 100, abs=1e-9)
 
 
-@few(0.1)
+@few(0.2)
 @given(data=st.data(), T=st.integers(1, 5), seed=st.integers(0, 99))
 def test_a_site_kept_as_the_ann_is_the_ann(data, T, seed):
     """With all kept the network is the ANN; with all but one it is the ANN with that one spiking."""
@@ -90,7 +90,7 @@ def test_a_site_kept_as_the_ann_is_the_ann(data, T, seed):
                        zip(floats(found), floats(want), strict=True))  # fmt: skip
 
 
-@few(0.07)
+@few(0.2)
 @given(net=relu_nets(), neuron=st.sampled_from([integrate_and_fire(), signed_memory()]), seed=st.integers(0, 99))
 def test_thresholds_above_all_activations_clip_nothing(net, neuron, seed):
     x = inputs(net, seed, batch=3)
@@ -100,7 +100,7 @@ def test_thresholds_above_all_activations_clip_nothing(net, neuron, seed):
     assert all(site.saturated == 0.0 for site in found.sites)
 
 
-@few(0.07)
+@few(0.2)
 @given(net=nets(), seed=st.integers(0, 99))
 def test_any_network_is_explained_or_refused_by_name(net, seed):
     x = inputs(net, seed)
@@ -111,7 +111,7 @@ def test_any_network_is_explained_or_refused_by_name(net, seed):
     assert said
 
 
-@few(0.07)
+@few(0.2)
 @given(net=relu_nets(), seed=st.integers(0, 99), factor=st.sampled_from([0.05, 1.0]))
 def test_the_bisection_takes_few_runs_and_ends_at_a_rise(net, seed, factor):
     x = inputs(net, seed, batch=4)

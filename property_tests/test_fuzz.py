@@ -306,6 +306,17 @@ call("evaluate", snnpipe.evaluate, snn=lambda: things().snn, loader=lambda: thin
      encoding=snnpipe.constant(), schedule="step", delay=0, until=snnpipe.confident(0.9), confidence=0.9, max_batches=1,
      progress=False)  # fmt: skip
 call("Evaluation.plot", method(lambda: things().evaluated, "plot"), path=lambda: FOLDER / "figure.png")
+call("explain", snnpipe.explain, model=lambda: things().model, snn=lambda: things().snn, batches=lambda: [things().x],
+     T=2, schedule="step", delay=0, try_advice=False, max_batches=1, progress=False)  # fmt: skip
+call("sensitivity", snnpipe.sensitivity, model=lambda: things().model, snn=lambda: things().snn,
+     batches=lambda: [things().x], T=2, schedule="step", max_batches=1, progress=False)  # fmt: skip
+call("first_fault", snnpipe.first_fault, model=lambda: things().model, snn=lambda: things().snn,
+     batches=lambda: [things().x], T=2, tolerance=0.1, schedule="step", max_batches=1)  # fmt: skip
+call("verify", snnpipe.verify, model=lambda: things().model, snn=lambda: things().snn, batches=lambda: [things().x],
+     T=2, schedule="step", delay=0, error=100.0, agreement=0.0, drop=None, causes=lambda: {"clipping": 100.0},
+     isolated=100.0, dead=1.0, saturated=1.0, max_batches=1)  # fmt: skip
+call("suggest", snnpipe.suggest, model=lambda: things().model, batches=lambda: [things().x], data=lambda: things().data,
+     accuracy=0.9, latency=None, wires=None, seconds=0.01, recipes=lambda: ["opi"], T=(1,), progress=False)  # fmt: skip
 call("Sweep.plot", method(lambda: things().swept, "plot"), path=lambda: FOLDER / "figure.png")
 call("converted", lambda x: things().made(x), x=lambda: things().x)
 
@@ -397,7 +408,7 @@ FUNCTIONS = {
 }  # fmt: skip
 #: Arguments that are data or files; what these hold is checked where it is read.
 CONTENTS = {"x", "loader", "input", "batches", "path", "html", "example", "text"}
-ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep"}
+ROWS_OF_CONTENTS = {"save", "load", "save_statistics", "merge_statistics", "sweep", "suggest"}
 
 
 def is_content(name: str, argument: str) -> bool:

@@ -7,6 +7,7 @@
 from snnpipe import recipes
 from snnpipe.analysis.activity import SpikeCount, spike_counts, spikes_per_neuron
 from snnpipe.analysis.bill import Bill, energy
+from snnpipe.analysis.bisection import Fault, first_fault
 from snnpipe.analysis.check import Verdict, check
 from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.costs import Account
@@ -17,7 +18,7 @@ from snnpipe.analysis.evaluation import Evaluation
 from snnpipe.analysis.explain import explain
 from snnpipe.analysis.explanation import Cause, Explanation, Finding, SiteError
 from snnpipe.analysis.report import report
-from snnpipe.analysis.sensitivity import Fault, Sensitivity, SiteSensitivity, first_fault, sensitivity
+from snnpipe.analysis.sensitivity import Sensitivity, SiteSensitivity, sensitivity
 from snnpipe.analysis.suggest import Suggestion, Suggestions, suggest
 from snnpipe.analysis.sweep import Sweep, sweep
 from snnpipe.analysis.targets import AKIDA_1, LOIHI_2, SPECK_2E, Core, LayerLimits, Target

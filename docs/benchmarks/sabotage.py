@@ -1,6 +1,6 @@
 """Faults planted in small trained networks: does ``explain`` name the cause and the layer, and does its advice help?
 
-    python docs/benchmarks/sabotage.py [--write] [--T 16 16 8] [--seed 0 1 2] [--verbose]
+    python docs/benchmarks/sabotage.py [--write] [--T 16 8] [--seed 0 2] [--verbose]
 
 Four networks are trained on scikit-learn's digits.  Every kind of fault is planted in each of them, those of one layer
 in every layer in turn.  *Named* counts the plants whose first finding names both the cause and the layer (of faults of
@@ -53,8 +53,8 @@ the error, or at most 110 % of that of a network without the fault.  Where the A
 it.  *Runs*: what `first_fault` takes, of at most ceil(log2 L) + 2, and in how many plants it ends at the layer, with a
 tolerance halfway, in powers of ten, between the error without the fault and that with it.
 
-The bounds in `analysis/faults.py` were chosen on networks of seed 0 at T = 16; the other tables are of networks that
-nobody had looked at.
+The bounds in `analysis/faults.py` were chosen on the networks of seed 0 at T = 16, so that table says how well they
+were fitted; on those of seed 2 none was chosen.
 
 """
 
@@ -330,8 +330,8 @@ def table(T: int, seed: int, verbose: bool) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--T", type=int, nargs="+", default=[16, 16, 8])
-    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--T", type=int, nargs="+", default=[16, 8])
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()

@@ -131,14 +131,12 @@ def _facts(study: Study, ledger: Ledger, found: Explanation) -> Facts:
 
 def _situation(study: Study) -> Situation:
     between = study.between
-    clocks = [between.snn.code.clock(t) for t in range(1, 4)]
     return Situation(
         T=between.T,
         schedule=str(between.wave),
         delay=study.delay,
         neurons=tuple(place.module.neuron for place in between.places.values()),
         code=repr(between.snn.code),
-        fades=any(clock.gain < 1.0 for clock in clocks),
         instrumented=next((text for text in between.snn.made if text.startswith("instrument(rules")), ""),
         recipe=study.recipe,
         rounded=any(event.stage in ("quantise_weights", "correct_weights") for event in between.snn.history),

@@ -63,8 +63,8 @@ class Facts:
         return sum(cause.error for cause in self.causes if cause.name == name)
 
     def share(self, error: float) -> float:
-        """A part of the error, as a share of it."""
-        return error / self.error if self.error > 0 else 0.0
+        """A part of the error, as a share of it; no more than all of it, where later causes make up for some."""
+        return min(error / self.error, 1.0) if self.error > 0 else 0.0
 
     def stands_out(self, site: SiteError) -> bool:
         """Whether a site alone does more than all others alone."""
@@ -180,11 +180,11 @@ def dead(facts: Facts) -> Iterator[tuple[float, Finding]]:
 
 
 def resets(facts: Facts) -> Iterator[tuple[float, Finding]]:
-    """A neuron that throws charge away: a hard reset, or a leak that the code does not know of."""
+    """A neuron that throws charge away: a hard reset, or a leak."""
     for site in facts.sites:
         options = facts.neurons[site.site].options
         hard = options.get("v_reset") is not None
-        leaks = "tau" in options and not facts.situation.fades
+        leaks = "tau" in options
         if not (hard or leaks) or site.isolated <= TOLERABLE:
             continue
         cause = "hard reset" if hard else "leak"

@@ -25,7 +25,6 @@ class Situation:
         T, schedule, delay: of the run, the schedule as text.
         neurons: of all sites.
         code: as text.
-        fades: whether the code forgets as a leaky neuron does.
         instrumented: the stage that marked the sites, "" for the default ones.
         recipe: the text of the recipe it was made by, "" if it was made by stages.
         rounded: whether a stage has changed weights on purpose.
@@ -36,7 +35,6 @@ class Situation:
     delay: int
     neurons: tuple[Neuron, ...]
     code: str
-    fades: bool
     instrumented: str = ""
     recipe: str = ""
     rounded: bool = False

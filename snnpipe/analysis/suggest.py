@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -45,8 +47,10 @@ from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState
 
 _SHARE = number("is a share of the ANN's accuracy, 0 < share <= 1", lambda value: 0 < value <= 1)
-#: Samples that a candidate is first looked at on, and the part of the time for that.
-FEW, FIRST = 256, 0.6
+#: Samples that a candidate is first looked at on, batches it is first calibrated on, and the part of the time for that.
+FEW, BATCHES_FIRST, FIRST = 256, 2, 0.6
+#: A candidate, its steps, and what it brought on a few samples.
+Seen = tuple[Recipe, int, Outcome]
 
 
 @attrs.frozen
@@ -118,9 +122,9 @@ def suggest(
 ) -> Suggestions:  # fmt: skip
     """Search recipes and numbers of steps for the cheapest that keep the ANN's accuracy; the model is unchanged.
 
-    Every candidate is converted and looked at on a few samples; those that nothing beats clearly (by two standard
-    errors, at no more latency and wires) are then held against all the data.  Candidates come in the order of what they
-    cost to try, recipes that train weights last, until the time is up.
+    Every candidate is calibrated on two batches and looked at on a few samples; those that nothing beats clearly (by
+    two standard errors, at no more latency and wires) are then calibrated on and held against all the data.  Candidates
+    come in the order of what they cost to try, recipes that train weights last, until the time is up.
 
     Args:
         model: the network, or the state it was traced to.
@@ -145,22 +149,31 @@ def suggest(
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     chosen: Any = candidates(wires) if recipes is None else recipes
     jobs = sorted(((recipe, steps) for recipe in chosen for steps in T), key=_price)
-    search = _Search(latency, wires, time.monotonic() + seconds)
+    begun, left = time.monotonic(), list[str]()
     with torch.no_grad():
         judge = judging(state, data, "suggest")
-        few = judge.few(FEW)
-        left = list[str]()
+        search = Search(latency, wires, judge.few(FEW))
         for recipe, steps in tqdm(jobs, "suggest", leave=False, disable=not progress):
-            if search.tried and time.monotonic() > search.until - (1 - FIRST) * seconds:
+            if search.tried and time.monotonic() - begun > FIRST * seconds:
                 left.append(f"{recipe!r} T={steps}")
             elif search.fits(recipe, steps):
-                search.look(lambda r=recipe, t=steps: r(state, batches, T=t, forward=forward), recipe, few)  # type: ignore[misc]
-        wanted = accuracy * judge.ann
-        found = [Suggestion(repr(made.recipe), judge.outcome(made), False) for made, _ in search.contenders(few)]
-    found = [attrs.evolve(one, enough=one.outcome.accuracy >= wanted) for one in found]
-    front = [one for one in found if not any(_beats(other.outcome, one.outcome) for other in found)]
+                few = list(islice(batches, BATCHES_FIRST))
+                search.look(recipe, steps, partial(recipe, state, few, T=steps, forward=forward))
+        found = list[Suggestion]()
+        for recipe, steps, _ in sorted(search.contenders(), key=lambda one: -one[2].accuracy):
+            if found and time.monotonic() - begun > seconds:
+                left.append(f"{recipe!r} T={steps}")
+                continue
+            outcome = judge.outcome(recipe(state, batches, T=steps, forward=forward))
+            found.append(Suggestion(repr(recipe), outcome, outcome.accuracy >= accuracy * judge.ann))
+    front = [
+        one
+        for k, one in enumerate(found)
+        if not any(_beats(other.outcome, one.outcome) for other in found)
+        and not any(_same(other.outcome, one.outcome) for other in found[:k])
+    ]
     front.sort(key=lambda one: (not one.enough, *_cost(one.outcome), -one.outcome.accuracy))
-    return Suggestions(tuple(front), judge.ann, wanted, len(judge.labels), search.tried, tuple(left),
+    return Suggestions(tuple(front), judge.ann, accuracy * judge.ann, len(judge.labels), search.tried, tuple(left),
                        FrozenMap(search.refused))  # fmt: skip
 
 
@@ -182,46 +195,60 @@ def _price(job: tuple[Recipe, int]) -> tuple[bool, int, int]:
     return trains, recipe.pre + steps, len(recipe.corrections)
 
 
-class _Search:
-    """What was looked at so far, and the networks that are still in question."""
+class Search:
+    """The first round: what was looked at, and what is still in question.
 
-    def __init__(self, latency: int | None, wires: int | None, until: float) -> None:
-        self.latency, self.wires, self.until = latency, wires, until
-        self.seen: list[tuple[Converted, Outcome]] = []
+    Args:
+        latency, wires: the bounds.
+        few: the samples that candidates are looked at on.
+    """
+
+    def __init__(self, latency: int | None, wires: int | None, few: Judge) -> None:
+        self.latency, self.wires, self.few = latency, wires, few
+        self.seen: list[Seen] = []
         self.refused: dict[str, str] = {}
         self.tried, self.deep = 0, 1
 
     def fits(self, recipe: Recipe, steps: int) -> bool:
-        """Whether a candidate is within the bounds, as far as can be told before it is made."""
+        """Whether a candidate is within the bounds, as far as can be told before it is made, and may be of use.
+
+        With more steps a recipe that has the ANN's accuracy already has nothing to gain.
+        """
         if recipe.name in self.refused or (self.wires is not None and recipe.neuron.wires > self.wires):
+            return False
+        if any(one == recipe and outcome.accuracy >= self.few.ann for one, _, outcome in self.seen):
             return False
         return self.latency is None or recipe.schedule.latency(recipe.pre + steps, self.deep) <= self.latency
 
-    def look(self, make: Any, recipe: Recipe, few: Judge) -> None:
-        """Make a candidate and look at it on a few samples."""
+    def look(self, recipe: Recipe, steps: int, make: Callable[[], Converted]) -> None:
+        """Make a candidate and look at it."""
         try:
             made = make()
         except StageError as error:
             self.refused[recipe.name] = str(error)
             return
         self.tried, self.deep = self.tried + 1, max(self.deep, depth(made.snn.graph))
-        outcome = few.outcome(made)
+        outcome = self.few.outcome(made)
         within = self.latency is None or outcome.latency <= self.latency
         if within and (self.wires is None or outcome.wires <= self.wires):
-            self.seen = [*self.seen, (made, outcome)]
-            self.seen = list(self.contenders(few))
+            self.seen.append((recipe, steps, outcome))
 
-    def contenders(self, few: Judge) -> Iterator[tuple[Converted, Outcome]]:
+    def contenders(self) -> Iterator[Seen]:
         """Those that nothing beats clearly."""
-        for made, outcome in self.seen:
+        for recipe, steps, outcome in self.seen:
             share = min(max(outcome.accuracy / 100, 0.01), 0.99)
-            margin = 200 * (share * (1 - share) / max(len(few.labels), 1)) ** 0.5
-            if not any(_beats(other, outcome, margin) for _, other in self.seen):
-                yield made, outcome
+            margin = 200 * (share * (1 - share) / max(len(self.few.labels), 1)) ** 0.5
+            if not any(_beats(other, outcome, margin) for _, _, other in self.seen):
+                yield recipe, steps, outcome
 
 
 def _cost(outcome: Outcome) -> tuple[int, int, float]:
     return outcome.latency, outcome.wires, outcome.events
+
+
+def _same(other: Outcome, outcome: Outcome) -> bool:
+    """Whether two are equally good at the same price."""
+    return (*_cost(other), other.accuracy) == (*_cost(outcome), outcome.accuracy)
 
 
 def _beats(other: Outcome, outcome: Outcome, margin: float | None = None) -> bool:

@@ -37,8 +37,11 @@ def tried(study: Study, found: Explanation) -> Explanation:
 
 def _error(study: Study, finding: Finding) -> float | None:
     """The error with the advice taken; ``None`` where it cannot be."""
-    changed = None if finding.advice in ("", STATISTICS) else advised(study, finding.advice)
-    return None if changed is None else output_error(changed)
+    try:
+        changed = None if finding.advice in ("", STATISTICS) else advised(study, finding.advice)
+        return None if changed is None else output_error(changed)
+    except SnnpipeError:  # a neuron that cannot stand there, a schedule that does not go with the delay
+        return None
 
 
 def output_error(study: Study) -> float:
@@ -69,12 +72,9 @@ def advised(study: Study, advice: str) -> Study | None:
     if study.forward is not None:
         batches = read_by_name(study.state, batches, study.where, study.forward)
     stages = parse(advice.removeprefix("trace | "), data=batches)
-    try:
-        if isinstance(stages, Recipe):
-            return _recipe_taken(study, stages, batches)
-        return attrs.evolve(study, between=attrs.evolve(between, snn=stages(study.state)))
-    except SnnpipeError:
-        return None
+    if isinstance(stages, Recipe):
+        return _recipe_taken(study, stages, batches)
+    return attrs.evolve(study, between=attrs.evolve(between, snn=stages(study.state)))
 
 
 def _recipe_taken(study: Study, recipe: Recipe, batches: Any) -> Study:

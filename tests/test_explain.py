@@ -1,0 +1,270 @@
+"""Explanations, sensitivity, the bisection, tolerances and suggestions on small networks."""
+
+import attrs
+import pytest
+import torch
+from torch import nn
+
+from snnpipe import (
+    TRANSFORMER_RULES,
+    InputError,
+    StageError,
+    ToleranceError,
+    absorb,
+    calibrate,
+    cascade,
+    correct_bias,
+    explain,
+    first_fault,
+    fuse,
+    instrument,
+    integrate_and_fire,
+    leaky_integrate_and_fire,
+    parse,
+    pipe,
+    quantise_weights,
+    recipes,
+    replace,
+    sensitivity,
+    suggest,
+    to_snn,
+    trace,
+    verify,
+    wave,
+)  # fmt: skip
+from snnpipe.analysis.faults import RULES, findings
+from snnpipe.recipe import Recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning", "ignore::snnpipe.SiteWarning")
+
+
+def mlp(depth=3, act=nn.ReLU):
+    torch.manual_seed(0)
+    layers = [layer for _ in range(depth) for layer in (nn.Linear(8, 8), act())]
+    model = nn.Sequential(*layers, nn.Linear(8, 3)).eval()
+    for layer in model:
+        if isinstance(layer, nn.Linear):  # what a layer says is to matter
+            layer.weight.data.mul_(2.5)
+    return model
+
+
+X = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+
+
+def spoilt(model, factors, **options):
+    """A network with some thresholds off."""
+    state = replace(**options)(pipe(model, trace, fuse, calibrate([X])))
+    keys = [node["threshold"].key for node in state.graph if node.op == "encode"]
+    changed = {keys[k]: factor * state.params[keys[k]] for k, factor in factors.items()}
+    return to_snn(state.evolve(params=state.params | changed)), [key.removesuffix(".threshold") for key in keys]
+
+
+def test_labels_give_accuracies_which_add_up():
+    model = mlp()
+    labels = torch.randint(0, 3, (256,), generator=torch.Generator().manual_seed(1))
+    found = explain(model, batches=[(X[:100], labels[:100]), (X[100:], labels[100:])], T=4)
+    with torch.no_grad():
+        right = 100 * (model(X).argmax(1) == labels).double().mean().item()
+    assert found.accuracy_ann == pytest.approx(right)
+    assert found.accuracy_ann + sum(c.accuracy for c in found.causes) == pytest.approx(found.accuracy_snn)
+    assert found.samples == 256
+    assert "accuracy" in str(found)
+    assert "together" in str(found)
+
+
+def test_without_classes_there_are_none():
+    found = explain(nn.Sequential(nn.Linear(8, 4), nn.ReLU()).eval(), batches=[X], T=4)
+    assert found.accuracy_ann is None
+    squares = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Unflatten(1, (2, 2)))
+    assert explain(squares, batches=[X], T=4).agreement is None
+
+
+@pytest.mark.parametrize(("factor", "causes"), [
+    (10.0, {"threshold too high", "dead layer"}), (0.05, {"threshold too low", "saturated layer"}),
+])  # fmt: skip
+@pytest.mark.parametrize("site", range(3))
+def test_a_wrong_threshold_is_named_and_mended(factor, causes, site):
+    model = mlp()
+    snn, names = spoilt(model, {site: factor})
+    found = explain(model, snn, batches=[X], T=16, try_advice=True)
+    assert (found.findings[0].cause in causes, found.findings[0].site) == (True, names[site])
+    assert found.findings[0].brought < 0.5
+    with_it = parse(found.findings[0].advice, data=[X])(model)
+    again = explain(model, with_it, batches=[X], T=16)
+    assert again.error == pytest.approx(found.findings[0].brought * found.error, rel=1e-6)
+
+
+def test_a_healthy_network_at_many_steps_has_no_findings():
+    assert explain(mlp(), batches=[X], T=512).findings == ()
+
+
+def test_options_of_the_run_are_advice_that_is_tried():
+    found = explain(mlp(), batches=[X], T=2, try_advice=True)
+    assert found.findings[0].advice == "T=4"
+    assert 0 < found.findings[0].brought < 1
+    late = explain(mlp(), batches=[X], T=16, delay=14, try_advice=True)
+    assert [late.causes[-1].name, late.findings[0].cause, late.findings[0].advice] == ["readout", "readout delay",
+                                                                                       "delay=0"]  # fmt: skip
+    assert late.findings[0].brought < 0.5
+
+
+def test_weights_that_are_not_the_models_are_named():
+    model = mlp()
+    state = replace(pipe(model, trace, fuse, calibrate([X])))
+    snn = to_snn(state.evolve(params=state.params | {"2.bias": 2 * state.params["2.bias"]}))
+    found = explain(model, snn, batches=[X], T=32)
+    assert (found.findings[0].cause, found.findings[0].site) == ("weights", "2")
+    assert first_fault(model, snn, batches=[X], T=32, tolerance=0.5 * found.causes[0].error).site == "2"
+
+
+def test_corrections_are_told_apart():
+    model = mlp()
+    state = pipe(model, trace, fuse, calibrate([X]), replace, correct_bias([3 * X], T=4))
+    found = explain(model, to_snn(state), batches=[X], T=32)
+    assert found.causes[0].error > 1e-4
+    assert found.findings[0].cause == "correction"
+
+
+def test_absorbed_and_rounded_networks_are_still_the_models():
+    model = mlp()
+    state = replace(pipe(model, trace, fuse, calibrate([X])))
+    plain, absorbed = (explain(model, to_snn(s), batches=[X], T=8) for s in (state, absorb(state)))
+    assert absorbed.causes[0].error < 1e-10
+    assert absorbed.error == pytest.approx(plain.error, rel=0.05)
+    rounded = explain(model, to_snn(quantise_weights(bits=4)(state)), batches=[X], T=8)
+    assert rounded.causes[0].error > 1e-4
+
+
+def test_capped_and_quantised_activations_are_the_models():
+    from snnpipe import QCFS
+
+    for act in (nn.ReLU6, lambda: QCFS(levels=8, theta=2.0)):
+        found = explain(mlp(act=act), batches=[4 * X], T=8, schedule="layer")
+        assert found.causes[0].error < 1e-10
+    assert found.error < 1e-10  # QCFS of as many levels as steps is what the neurons compute
+
+
+def test_transformer_sites_and_graded_operators_appear():
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
+    x = torch.randn(4, 5, 8)
+    state = pipe(model, trace, fuse, instrument(rules=TRANSFORMER_RULES), calibrate([x]), replace(neuron=cascade(n=4)))
+    found = explain(model, to_snn(state), batches=[x], T=8)
+    assert len(found.sites) == 4
+    assert found.graded
+    assert found.causes[0].error < 1e-9
+    assert sum(cause.error for cause in found.causes) == pytest.approx(found.error)
+
+
+def test_a_recipe_says_itself_how_it_runs():
+    model = mlp()
+    made = recipes.wave(K=2)(model, [X], T=4)
+    found = explain(model, made, batches=[X], try_advice=True)
+    assert (found.T, found.schedule) == (4, "wave(2)")
+    two_passes = explain(model, recipes.offset(tau=4)(model, [X], T=8), batches=[X])
+    assert two_passes.T == 12
+
+
+def test_a_leak_is_named():
+    state = pipe(mlp(), trace, fuse, calibrate([X]), replace(neuron=leaky_integrate_and_fire(tau=4.0)))
+    assert explain(mlp(), to_snn(state), batches=[X], T=16).findings[0].cause == "leak"
+
+
+def test_rules_are_a_tuple_to_add_to():
+    def mine(facts):
+        yield 2.0, attrs.evolve(found.findings[0], cause="mine")
+
+    found = explain(mlp(), batches=[X], T=2)
+    from snnpipe.analysis.explain import _facts
+    from snnpipe.analysis.ledger import Ledger
+    from snnpipe.analysis.study import studied
+
+    study = studied(mlp(), None, batches=[X], T=2, wave=wave(1), delay=0, forward=None, limit=None, where="test")
+    ledger = Ledger(study)
+    with torch.no_grad():
+        study.each(ledger.add)
+    assert findings(_facts(study, ledger, found), (*RULES, mine))[0].cause == "mine"
+
+
+def test_sensitivity_ranks_and_says_what_is_left():
+    model = mlp()
+    snn, names = spoilt(model, {1: 0.05})
+    found = sensitivity(model, snn, batches=[X], T=16)
+    assert found.sites[0].site == names[1]
+    assert min(found.sites, key=lambda site: site.kept).site == names[1]
+    assert names[1] in str(found)
+
+
+@pytest.mark.parametrize("site", range(5))
+def test_the_bisection_ends_at_the_culprit(site):
+    model = mlp(depth=5)
+    snn, names = spoilt(model, {site: 0.05})
+    healthy, spoilt_ = explain(model, batches=[X], T=32).error, explain(model, snn, batches=[X], T=32).error
+    fault = first_fault(model, snn, batches=[X], T=32, tolerance=(healthy * spoilt_) ** 0.5)
+    assert fault.site == names[site]
+    assert fault.runs <= 5
+    assert first_fault(model, snn, batches=[X], T=32, tolerance=1e6) is None
+
+
+def test_verify_lists_every_tolerance_that_is_broken():
+    model = mlp()
+    snn, names = spoilt(model, {1: 0.05})
+    batches = [(X, model(X).argmax(1))]
+    with pytest.raises(ToleranceError) as caught:
+        verify(model, snn, batches=batches, T=16, error=0.01, agreement=99, accuracy=99, drop=1, saturated=0.5,
+               causes={"clipping": 0.01, "unevenness": 1.0})  # fmt: skip
+    said = str(caught.value)
+    for part in ("6 tolerances", "error", "agreement", "accuracy", "drop", f"{names[1]}: saturated", "clipping"):
+        assert part in said
+    assert f"-> saturated layer at {names[1]}" in said or f"-> threshold too low at {names[1]}" in said
+    assert verify(model, batches=batches, T=64, error=0.01, drop=3.0).error < 0.01
+
+
+NAMES = ["opi", "snm", recipes.cascade_mmse(n=2), "cascade_mmse", "wave"]
+
+
+def test_suggestions_can_be_run():
+    model = mlp()
+    data = [(X, model(X).argmax(1))]
+    found = suggest(model, batches=[X], data=data, latency=8, wires=2, accuracy=0.8, recipes=NAMES, T=(1, 8))
+    assert found.found
+    assert found.tried == 7
+    best = found.found[0]
+    made = parse(best.text)
+    assert isinstance(made, Recipe)
+    with torch.no_grad():
+        again = made(model, [X], T=best.outcome.T)
+        assert again.latency == best.outcome.latency <= 8
+        assert 100 * (again(X).argmax(1) == data[0][1]).double().mean().item() == pytest.approx(best.outcome.accuracy)
+    assert all(one.outcome.wires <= 2 for one in found.found)
+    assert best.call in str(found)
+    rushed = suggest(model, batches=[X], data=data, seconds=1e-6, T=(1, 2))
+    assert rushed.tried == 1
+    assert rushed.left
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda: explain(mlp(), batches=[X]), "explain: T, the number of time steps, is missing"),
+    (lambda: explain(mlp(), nn.ReLU(), batches=[X], T=2), "snn must be a converted network"),
+    (lambda: explain(mlp(), batches=[X * torch.inf], T=2), "infinity"),
+    (lambda: explain(mlp(), batches=[], T=2), "there was no batch"),
+    (lambda: verify(mlp(), batches=[X], T=2), "nothing to hold"),
+    (lambda: verify(mlp(), batches=[X], T=2, accuracy=90), "accuracy wants"),
+    (lambda: verify(mlp(), batches=[X], T=2, causes={"magic": 1.0}), "shares by cause"),
+    (lambda: first_fault(mlp(), batches=[X], T=2, tolerance=0), "tolerance must be a positive number"),
+    (lambda: suggest(mlp(), batches=[X], data=[(X, X[:, 0].long())], accuracy=99), "share of the ANN's accuracy"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(call, said):
+    with pytest.raises((InputError, StageError, ValueError), match=said):
+        call()
+
+
+def test_nothing_is_changed():
+    model = mlp()
+    snn = spoilt(model, {})[0]
+    before = [tensor.clone() for tensor in (*model.state_dict().values(), *snn.state_dict().values())]
+    first = explain(model, snn, batches=[X], T=4, try_advice=True)
+    after = [*model.state_dict().values(), *snn.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert explain(model, snn, batches=[X], T=4, try_advice=True) == first
+    assert integrate_and_fire() == next(iter(snn.neurons().values())).neuron
