@@ -367,6 +367,60 @@ def test_a_segmenter_of_any_size():
         assert (got - want).norm() < 0.1 * want.norm()
 
 
+def test_a_part_by_example(detector):
+    """The example is the part's own."""
+    x = torch.rand(3, 3, 8, 8)
+    state = trace(part="backbone", example=x)(detector)
+    checked = trace(part="backbone", check=x)(detector)
+    assert state.whole.path == checked.whole.path == "backbone"
+    td = pipe(state, td_rewrite(code=TD), to_snn)
+    ann, batch = copy.deepcopy(detector).eval(), images()
+    assert close(embed(detector, {"backbone": td}, T=2)(batch), ann(batch), atol=1e-4)
+
+
+def test_constants_go_into_files(tmp_path):
+    model = Towers()
+    state = pipe(model, trace(part="image", constants={"normalise": True}), calibrate([pairs()], forward=call))
+    save(pipe(state, td_rewrite(code=TD), to_snn), tmp_path / "snn")
+    batch = pairs(5)
+    hybrid = embed(model, {"image": load(tmp_path / "snn")}, T=2)
+    assert torch.allclose(hybrid(**batch), model(**batch), atol=1e-5)
+
+
+def test_hooks_of_the_part_run_once(detector):
+    detector.backbone.register_forward_hook(lambda module, args, output: OrderedDict(fine=output["fine"] * 2))
+    td = pipe(detector, trace(part="backbone"), td_rewrite(code=TD), to_snn)
+    x = torch.rand(2, 3, 8, 8)
+    got, want = embed(detector, {"backbone": td}, T=2).backbone(x), copy.deepcopy(detector).eval().backbone(x)
+    assert got.keys() == want.keys() == {"fine"}
+    assert torch.allclose(got["fine"], want["fine"], atol=1e-5)
+
+
+def test_segmentation_of_torchvision():
+    segmentation = pytest.importorskip("torchvision.models.segmentation")
+    model = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
+    x = torch.rand(1, 3, 64, 64)
+    td = pipe(model, trace(part="backbone"), fuse, td_rewrite(code=TD), to_snn)
+    with torch.no_grad():
+        got, want = embed(model, {"backbone": td}, T=1)(x), model(x)
+    assert got.keys() == want.keys()
+    assert torch.allclose(got["out"], want["out"], rtol=1e-3, atol=1e-4 * want["out"].abs().max().item())
+
+
+def test_detection_of_torchvision():
+    torchvision = pytest.importorskip("torchvision")
+    if not torchvision.extension._has_ops():
+        pytest.skip("torchvision without its operators")
+    detection = torchvision.models.detection
+    model = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
+    td = pipe(model, trace(part="backbone"), td_rewrite(code=TD), to_snn)
+    batch = [torch.rand(3, 60, 80), torch.rand(3, 64, 64)]
+    with torch.no_grad():
+        got, want = embed(model, {"backbone": td}, T=1)(batch), model(batch)
+    for one, other in zip(got, want, strict=True):
+        assert torch.allclose(one["scores"], other["scores"], atol=1e-4)
+
+
 # what is refused
 
 

@@ -13,7 +13,7 @@ import attrs
 from snnpipe import codes, recipe, recipes
 from snnpipe.errors import SnnpipeError
 from snnpipe.frontend.attention_mask import additive_mask
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.graph import Graph, Node, Traced
 from snnpipe.kernels import (
     encoder,
@@ -73,12 +73,15 @@ def _state(state: ConversionState) -> dict[str, Any]:
 def _network(snn: SpikingNetwork) -> dict[str, Any]:
     _, (graph, params, code, history, training, budget) = snn.__reduce__()[:2]
     run = {"training": training, "budget": budget, "made": snn.made}
+    run |= {"constants": snn.constants} if snn.constants else {}
     return {"graph": graph, "params": params, "code": code, "history": history} | run
 
 
-def _as_network(training: bool, budget: int | None, made: tuple[str, ...] = (), **given: Any) -> SpikingNetwork:
+def _as_network(
+    training: bool, budget: int | None, made: tuple[str, ...] = (), constants: FrozenMap[str, Any] = EMPTY, **given: Any
+) -> SpikingNetwork:
     snn = SpikingNetwork(**given).train(training)
-    snn.__dict__.update(budget=budget, made=made)
+    snn.__dict__.update(budget=budget, made=made, constants=constants)
     return snn
 
 

@@ -47,7 +47,7 @@ class Called:
         parameters = inspect.signature(entry(part)).parameters.values()
         arguments = tuple(p.replace(annotation=p.empty) for p in parameters)
         facts: FrozenMap[str, Any] = FrozenMap(plain_attributes(part))
-        hidden = frozenset(dir(part)) - NOT_OWN - facts.keys()
+        hidden = frozenset(name for name in dir(part) if not name.startswith("__")) - NOT_OWN - facts.keys()
         return cls(path, type(part).__name__, arguments, inputs, constants, facts, hidden)
 
     def named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

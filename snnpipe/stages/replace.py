@@ -10,7 +10,7 @@ import attrs
 from torch import Tensor
 
 from snnpipe.codes import Code
-from snnpipe.errors import Problem, StageError, ThresholdWarning, listing, warn
+from snnpipe.errors import Problem, SiteWarning, StageError, ThresholdWarning, listing, warn
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Graph, Node, Param, Ref
 from snnpipe.kernels.encoder import TWO_SIDED
@@ -22,7 +22,7 @@ from snnpipe.rules.selected import selected
 from snnpipe.rules.selecting import SELECTOR, Selector, Use
 from snnpipe.stage import stage
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.instrument import NO_NEURONS, instrumented, warn_siteless
+from snnpipe.stages.instrument import NO_NEURONS, instrumented
 from snnpipe.stages.thresholds import ThresholdRule, site_threshold
 from snnpipe.state import ConversionState, Event, Levels, Site
 
@@ -125,7 +125,7 @@ def replace(
     for line in dict.fromkeys(_little(rule, [few_of for few_of in few if few_of[2] == rule]) for _, _, rule in few):
         warn(line, ThresholdWarning)
     if kept and kept == state.sites.keys():
-        warn_siteless(state.graph, state.params)
+        warn(f"replace: all {len(kept)} sites are kept as the ANN's activations, so nothing will spike", SiteWarning)
     graph = Graph(tuple(nodes.get(node.name, node) for node in state.graph), state.graph.output)
     return state.evolve(*events, graph=graph, params=state.params | made, sites=FrozenMap())
 
