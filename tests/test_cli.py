@@ -219,7 +219,7 @@ def test_every_command_is_in_its_page():
 NEEDED = {
     "evaluate": "evaluate {} --data mymodel:labelled --T 2",
     "explain": "explain mymodel:net --data mymodel:labelled --T 2",
-    "suggest": "suggest mymodel:net --data mymodel:labelled --latency 8 --wires 1 --seconds 1 --accuracy 0",
+    "suggest": "suggest mymodel:net --data mymodel:labelled --latency 8 --wires 1 --seconds 1 --accuracy 0.01",
 }
 
 
