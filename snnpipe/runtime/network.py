@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from snnpipe.checks import takes
@@ -39,6 +38,7 @@ from snnpipe.runtime.presented import BYTES, Presented, cut
 from snnpipe.runtime.program import Program, lifted_program
 from snnpipe.runtime.progress import NOTHING, State, check_goes_on, check_is_state, shapes_of
 from snnpipe.runtime.readout import as_events, since, totals
+from snnpipe.runtime.uncompiled import uncompiled
 from snnpipe.runtime.until import UNTIL, Stopped, Until, check_alone, stopped
 from snnpipe.runtime.window import of_step
 from snnpipe.state import Event
@@ -94,7 +94,7 @@ class SpikingNetwork(nn.Module):
         """The module that holds the tensors: the network itself."""
         return self
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch.compile(snn) is snn
+    @uncompiled
     @takes(
         InputError, T=RUN, encoding=ENCODING, readout=one_of("last", "every"), schedule=SCHEDULE, delay=DELAY,
         until=UNTIL,
