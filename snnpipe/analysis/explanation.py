@@ -5,6 +5,8 @@ Knows numbers and words; how they are measured is ``analysis.explain``'s busines
 
 from __future__ import annotations
 
+import math
+
 import attrs
 
 from snnpipe.analysis.tables import aligned
@@ -123,7 +125,8 @@ class Explanation:
             said.append(f"accuracy {self.accuracy_ann:.2f} % (ANN), {self.accuracy_snn:.2f} % (SNN)")
         if self.agreement is not None:
             said.append(f"the ANN's answer for {self.agreement:.2f} %")
-        return [f"{how}: the output is {_percent(self.error)} off", *["; ".join(said)] * bool(said)]
+        off = f"the output is {_percent(math.sqrt(self.error))} off, {_percent(self.error)} in squares, which add up"
+        return [f"{how}: {off}", *["; ".join(said)] * bool(said)]
 
 
 def _percent(share: float) -> str:
