@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnpipe import cli
-from snnpipe.commands.table import commands
+from snnpipe.commands.table import COMMANDS
 from tests.lines import folder
 
 SUBJECTS = ("mymodel:net", "mymodel:Branches", "mymodel:sigmoids", "mymodel:number", "mymodel:", "x.pt2",
@@ -26,7 +26,7 @@ WORDS = st.sampled_from(SUBJECTS + OPTIONS + VALUES) | st.text(max_size=6)
 #: Lines that are mostly right, and lines that are not.
 LINES = st.lists(WORDS, max_size=6) | st.builds(
     lambda name, subject, pairs: [name, subject, *(word for pair in pairs for word in pair)],
-    st.sampled_from(sorted(commands().keys() - {"demo"})),
+    st.sampled_from(sorted(COMMANDS.keys() - {"demo"})),
     st.sampled_from(SUBJECTS),
     st.lists(st.tuples(st.sampled_from(OPTIONS), st.sampled_from(VALUES)), max_size=4),
 )
