@@ -16,7 +16,7 @@ from snnpipe.analysis.explanation import Cause, Finding, SiteError
 from snnpipe.analysis.remedies import Situation
 from snnpipe.kernels.neuron import Neuron
 
-#: Causes of a smaller share of the error are not worth a line.
+#: Clipping that makes a smaller share of the error is not worth a line: what thresholds gain there they lose elsewhere.
 WORTH = 0.05
 #: An error of the output below this share of the ANN's output is none to look into: 1 % in the norm.
 TOLERABLE = 1e-4
@@ -218,7 +218,7 @@ def one_site(facts: Facts) -> Iterator[tuple[float, Finding]]:
 def steps(facts: Facts) -> Iterator[tuple[float, Finding]]:
     """Too few levels in T steps."""
     share = facts.share(facts.cause("resolution"))
-    if facts.cause("resolution") > TOLERABLE and share > WORTH:
+    if facts.cause("resolution") > TOLERABLE:
         what = f"{facts.situation.T} steps have too few levels: {100 * share:.3g} % of the error"
         uneven = facts.cause("unevenness")
         if facts.cause("resolution") > max(COARSE, uneven / 2):  # waiting would leave it; more steps mend both
@@ -229,7 +229,7 @@ def steps(facts: Facts) -> Iterator[tuple[float, Finding]]:
 def early(facts: Facts) -> Iterator[tuple[float, Finding]]:
     """Events came too early."""
     share = facts.share(facts.cause("unevenness"))
-    if facts.cause("unevenness") > TOLERABLE and share > WORTH:
+    if facts.cause("unevenness") > TOLERABLE:
         what = f"neurons answer events that later ones do not bear out: {100 * share:.3g} % of the error"
         yield 0.39 * share, Finding("unevenness", "", what, remedies.waiting(facts.situation))
 
