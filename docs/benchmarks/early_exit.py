@@ -20,7 +20,7 @@ import torch
 from snnpipe import calibrate, confident, fuse, instrument, mmse, pipe, replace, signed_memory, to_snn, trace
 
 sys.path.insert(0, str(Path(__file__).parent))
-from resnet20_cifar10 import ResNet20, load
+from resnet20_cifar10 import load, trained
 
 RULES = [(0.9, 1), (0.9, 4), (0.99, 4), (0.0, 4), (0.0, 8), (0.9, 8), (0.99, 8), (1.0, 2**24)]
 
@@ -40,8 +40,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = ResNet20().eval()
-    model.load_state_dict(torch.load(args.folder / "cifar10_resnet20.pt", weights_only=True))
+    model = trained(args.folder)
     images, labels = load(args.folder, "cifar10_test2000.npz")
     images, labels = images[: args.images], labels[: args.images]
     calibration, _ = load(args.folder, "cifar10_calib1024.npz")

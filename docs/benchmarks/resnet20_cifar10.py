@@ -86,6 +86,14 @@ def load(folder: Path, name: str) -> tuple[Tensor, Tensor]:
     return images.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(data["labels"]).long()
 
 
+def trained(folder: Path) -> ResNet20:
+    """The network with its published weights."""
+    model = ResNet20().eval()
+    weights = torch.load(folder / "cifar10_resnet20.pt", weights_only=True)
+    model.load_state_dict(weights.get("state_dict", weights))
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -95,10 +103,7 @@ def main() -> None:
     parser.add_argument("--percentile", type=float, default=99.9)
     args = parser.parse_args()
 
-    model = ResNet20()
-    weights = torch.load(args.folder / "cifar10_resnet20.pt", weights_only=True)
-    model.load_state_dict(weights.get("state_dict", weights))
-    model.eval()
+    model = trained(args.folder)
     images, labels = load(args.folder, "cifar10_test2000.npz")
     images, labels = images[: args.images], labels[: args.images]
     calibration, _ = load(args.folder, "cifar10_calib1024.npz")

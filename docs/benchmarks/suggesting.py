@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from resnet20_cifar10 import ResNet20, load
+from resnet20_cifar10 import load, trained
 
 from snnpipe import calibrate, explain, fuse, pipe, suggest, to_snn, trace
 
@@ -37,10 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
 
-    model = ResNet20()
-    weights = torch.load(args.folder / "cifar10_resnet20.pt", weights_only=True)
-    model.load_state_dict(weights.get("state_dict", weights))
-    model.eval()
+    model = trained(args.folder)
     images, labels = load(args.folder, "cifar10_test2000.npz")
     images, labels = images[: args.images], labels[: args.images]
     batches = list(load(args.folder, "cifar10_calib1024.npz")[0].split(128))

@@ -21,7 +21,7 @@ from torch import Tensor
 from snnpipe import fuse, pipe, recipes, to_module, trace
 
 sys.path.insert(0, str(Path(__file__).parent))
-from resnet20_cifar10 import ResNet20, load
+from resnet20_cifar10 import load, trained
 
 #: Recipes and their steps: one bit, then one bit of either sign, then four wires.
 WAYS = [
@@ -46,8 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
-    model = ResNet20().eval()
-    model.load_state_dict(torch.load(args.folder / "cifar10_resnet20.pt", weights_only=True))
+    model = trained(args.folder)
     images, labels = load(args.folder, "cifar10_test2000.npz")
     images, labels = images[: args.images], labels[: args.images]
     calibration, _ = load(args.folder, "cifar10_calib1024.npz")
