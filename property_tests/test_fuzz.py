@@ -51,6 +51,7 @@ from snnpipe import (
 from snnpipe.kernels.levels import whole
 from snnpipe.recipe import Recipe, always
 from snnpipe.rules.sites import SITE_RULES
+from tests.language_models import causal
 
 # a few samples do here
 pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
@@ -80,6 +81,19 @@ def things() -> SimpleNamespace:
         evaluated=snnpipe.evaluate(snn, labelled, T=2, ann=model), costs=snnpipe.account(snn, x, T=2),
         program=torch.export.export(nn.Linear(2, 2), (x[:, :2],)),
     )  # fmt: skip
+
+
+def text() -> torch.Tensor:
+    return torch.tensor([[3, 5, 7]])
+
+
+@cache
+def decoder() -> SpikingNetwork:
+    return pipe(snnpipe.trace_decoder(causal(depth=1), example=text()), snnpipe.td_rewrite, to_snn)
+
+
+def likeliest(logits: Any) -> Any:
+    return logits.argmax(-1)
 
 
 def half(theta: Any) -> Any:
@@ -215,6 +229,15 @@ call("trace", trace, model=lambda: things().model, inputs=("input",), constants=
      unsafe_share=False)  # fmt: skip
 call("trace exported", trace, model=lambda: things().model, example=lambda: things().x, constants=lambda: {})
 call("trace of a part", lambda part: calibrate([things().x])(trace(part=part)(things().model)), part="2")
+call("trace_decoder", snnpipe.trace_decoder, model=lambda: causal(depth=1), example=lambda: text(), memory=None,
+     memory_mask=None, unsafe_share=False)  # fmt: skip
+call("prompt", snnpipe.prompt, network=lambda: decoder(), input_ids=lambda: text(), attention_mask=None, memory=None,
+     memory_mask=None)  # fmt: skip
+call("generate", snnpipe.generate, network=lambda: decoder(), input_ids=lambda: text(), tokens=1, T=1,
+     attention_mask=None, memory=None, memory_mask=None, choose=likeliest, end=3, schedule="step",
+     delay=0)  # fmt: skip
+call("perplexity", snnpipe.perplexity, network=lambda: decoder(), texts=lambda: [text()], T=1, schedule="step",
+     delay=0)  # fmt: skip
 call("embed", snnpipe.embed, model=lambda: nn.Sequential(things().model), parts=lambda: {"0": things().snn}, T=2,
      schedule="step", delay=0, encoding=snnpipe.constant())  # fmt: skip
 call("fuse", on_state(fuse, "traced"), rules=snnpipe.FUSE_RULES)

@@ -57,6 +57,10 @@ from snnpipe.kernels.optimal import local_threshold_balancing, mmse
 from snnpipe.kernels.repair import repaired
 from snnpipe.kernels.statistic import Statistic
 from snnpipe.kernels.threshold import Threshold, maximum, percentile, scaled
+from snnpipe.language.prompts import prompt
+from snnpipe.language.reading import Perplexity, perplexity
+from snnpipe.language.tracing import trace_decoder
+from snnpipe.language.writing import generate
 from snnpipe.ops.quantisers import QCFS
 from snnpipe.rewrite import Declined, Rewrite
 from snnpipe.rules.fusion import FUSE_RULES
@@ -94,18 +98,19 @@ __all__ = [
     "QCFS", "RATE", "SITE_RULES", "SPECK_2E", "SPINNAKER_2", "TD", "TRANSFORMER_RULES", "TRUENORTH", "Account", "Bill",
     "CalibrationError", "Cause", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Core", "Declined",
     "Device", "Encoding", "Evaluation", "Event", "Explanation", "ExportedSteps", "Fault", "Finding", "GraphError",
-    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Selector",
-    "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
+    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Perplexity", "Pipeline", "Rewrite", "Rounding",
+    "Selector", "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
     "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold",
     "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
     "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
     "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "embed", "encoder",
     "energy", "evaluate", "events", "every_fake_quantize_site", "explain", "first_fault", "fixed", "frames", "from_nir",
-    "fuse", "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire",
-    "load", "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels", "maximum",
-    "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile", "pipe", "pipeline", "poisson",
-    "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "roundings", "save",
-    "save_statistics", "scaled", "sensitivity", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif",
-    "state_equal", "stream", "such_that", "suggest", "sweep", "td_rewrite", "threshold_iteration", "to_exported",
-    "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn", "trace", "verify", "wave", "wires",
+    "fuse", "generate", "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency",
+    "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels",
+    "maximum", "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile", "perplexity", "pipe", "pipeline",
+    "poisson", "prompt", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
+    "roundings", "save", "save_statistics", "scaled", "sensitivity", "signed_memory", "spike_counts",
+    "spikes_per_neuron", "st_bif", "state_equal", "stream", "such_that", "suggest", "sweep", "td_rewrite",
+    "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn", "trace",
+    "trace_decoder", "verify", "wave", "wires",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ LAYERS = (
     ("runtime",),
     ("stages",),
     ("recipe",),
-    ("recipes", "embedding"),
+    ("recipes", "embedding", "language"),
     ("analysis", "exchange"),
     ("",),
     ("demo",),

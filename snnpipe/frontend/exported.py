@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.export import ExportedProgram
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from snnpipe.containers import tensors
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
+from snnpipe.frontend.axes import Axes, check_axes, check_free, least_sizes, limited, marked
 from snnpipe.frontend.calls import COPY, FUNCTIONAL
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
@@ -31,23 +32,24 @@ from snnpipe.frontend.leaves import keep, learn
 from snnpipe.frontend.lowering import Lowered, lower
 from snnpipe.frontend.met import Met, replaced, tensors_of
 from snnpipe.frontend.places import untraceable
-from snnpipe.frontend.program import OPEN, as_called, batch_sizes, kept_keys, refuse_transforms, shapes_of, writes
+from snnpipe.frontend.program import as_called, batch_sizes, kept_keys, refuse_transforms, shapes_of, writes
 from snnpipe.frontend.pytrees import Known, pytrees, telling
 from snnpipe.frontend.quiet import silenced
 from snnpipe.frontend.selfcheck import Example, check_example, differs
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import ONE_AT_A_TIME
-from snnpipe.frozen import is_namedtuple, map_leaves
+from snnpipe.frozen import EMPTY, is_namedtuple
 from snnpipe.frozen import leaves as leaves_of
-from snnpipe.graph import Graph, Node, Traced
+from snnpipe.graph import Node, Traced
 
 #: torch runs these on operands that do not fit, and destroys memory: they are never run on another batch size.
 _UNCHECKED = frozenset({"lu_unpack"})
 
 
 def exported(
-    root: nn.Module, example: Any, constants: Mapping[str, Any], leaves: tuple[type[nn.Module], ...] = ()
-) -> tuple[Lowered, str]:
+    root: nn.Module, example: Any, constants: Mapping[str, Any], leaves: tuple[type[nn.Module], ...] = (),
+    axes: Axes = EMPTY, others: tuple[Any, ...] = (),
+) -> tuple[Lowered, str]:  # fmt: skip
     """Export and lower ``root``, a private copy (``shadow``), and hold the graph against it on the example.
 
     Args:
@@ -55,6 +57,8 @@ def exported(
         example: an input tensor, a tuple of positional inputs or a dict of inputs by name.
         constants: further arguments of ``forward``, by name; they are no inputs.
         leaves: module classes to keep as one call.
+        axes: further axes that may have another size than in the example, by input.
+        others: examples in which they have.
 
     Returns:
         The lowered graph, and in words which input shapes it is for.
@@ -64,12 +68,14 @@ def exported(
         raise TraceError("trace: example= holds no tensor; give an input as forward takes it: trace(example=x)")
     with ONE_AT_A_TIME, pytrees() as known:
         known((given.args, dict(given.kwargs)))
-        return _first_right(root, given, leaves, known)
+        check_axes(root, given, axes)
+        return _first_right(root, given, leaves, known, axes, tuple(as_arguments(x, constants) for x in others))
 
 
 def _first_right(
-    root: nn.Module, given: Example, leaves: tuple[type[nn.Module], ...], known: Known
-) -> tuple[Lowered, str]:
+    root: nn.Module, given: Example, leaves: tuple[type[nn.Module], ...], known: Known, axes: Axes,
+    others: tuple[Example, ...],
+) -> tuple[Lowered, str]:  # fmt: skip
     """The first attempt that computes what the model computes on its example."""
     own = dict(tensors_of(root))
     failure: Exception = RuntimeError("it treats one sample otherwise than several")
@@ -77,7 +83,7 @@ def _first_right(
         met = Met()
         with _plain_export(), undisturbed(), replaced(met):
             try:
-                program = _export(root, tried, dynamic, leaves, known)
+                program = _export(root, tried, dynamic, leaves, known, axes)
                 refuse_transforms(program)
             except TraceError:
                 raise
@@ -98,8 +104,10 @@ def _first_right(
         if dynamic and batch_sizes(program) and _hangs_on_batch(lowered, root, given):
             failure = RuntimeError("what it computes hangs on the batch size")
             continue
+        check_free(lowered, axes)
+        least = least_sizes(lowered, root, partial(runnable, root), given, axes, others)
         low = _least(lowered, root, given, program)
-        return limited(lowered, low), shapes_of(program, low)
+        return limited(lowered, low, least), shapes_of(program, low)
     raise TraceError(untraceable(failure, root, example=True)) from failure
 
 
@@ -175,19 +183,15 @@ def _attempts(given: Example) -> Iterator[tuple[Example, bool]]:
 
 
 def _export(
-    root: nn.Module, given: Example, dynamic: bool, leaves: tuple[type[nn.Module], ...], known: Known
+    root: nn.Module, given: Example, dynamic: bool, leaves: tuple[type[nn.Module], ...], known: Known, axes: Axes
 ) -> ExportedProgram:
     given = given.cast()  # torch marks the tensors whose sizes are free, for ever
-    batches = ShapesCollection()
-    for leaf in pytree.tree_leaves((given.args, given.kwargs)) if dynamic else ():
-        if isinstance(leaf, Tensor) and leaf.ndim:
-            batches[leaf] = {0: Dim.AUTO}
+    shapes: Any = marked(root, given, axes, dynamic)
     copy = shadow(root, share=True)  # an attempt may change its modules
     kept = keep(copy, leaves) if leaves else []
     if kept:
         learn(copy, kept, given.args, dict(given.kwargs))
     telling(copy, known)
-    shapes: Any = batches if dynamic else None
     return torch.export.export(copy, given.args, dict(given.kwargs), dynamic_shapes=shapes, strict=False)
 
 
@@ -267,21 +271,3 @@ def _doubled(leaf: Any) -> Any:
 def _traced(node: Node) -> list[Traced]:
     """What the tensors of an input were exported for."""
     return [leaf for leaf in leaves_of(node.get("shape")) if isinstance(leaf, Traced)]
-
-
-def limited(lowered: Lowered, low: int) -> Lowered:
-    """The graph for batches of at least ``low``."""
-    if low < 2:
-        return lowered
-    free = range(low, OPEN + 1)
-
-    def one(leaf: Any) -> Any:
-        if not isinstance(leaf, Traced):
-            return leaf
-        return attrs.evolve(leaf, shape=tuple(free if size is None else size for size in leaf.shape))
-
-    nodes = tuple(
-        node.evolve(shape=map_leaves(one, node["shape"])) if node.get("shape") is not None else node
-        for node in lowered.graph
-    )
-    return attrs.evolve(lowered, graph=Graph(nodes, lowered.graph.output))

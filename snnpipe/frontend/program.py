@@ -86,8 +86,12 @@ def shapes_of(program: ExportedProgram, low: int) -> str:
     batch = "2 or more" if batch == "any" and low == 2 else batch
     size = f"batch sizes: {batch}" if batch else "the batch size is fixed"
     values = [(node.name, node.meta["val"].shape) for node in _inputs(program)]
-    shapes = (f"{name} ({', '.join('B' if isinstance(n, torch.SymInt) else str(n) for n in s)})" for name, s in values)
+    shapes = (f"{name} ({', '.join(_told(n, k) for k, n in enumerate(s))})" for name, s in values)
     return f"for inputs {', '.join(shapes)}; {size}"
+
+
+def _told(size: int | torch.SymInt, axis: int) -> str:
+    return ("any" if axis else "B") if isinstance(size, torch.SymInt) else str(size)
 
 
 # the program as an fx graph of the model's own arguments, tensors and output

@@ -57,9 +57,9 @@ def differs(lowered: Lowered, model: Callable[[], nn.Module], example: Example) 
     with torch.no_grad(), torch.random.fork_rng():
         want, first = outputs.run(example)
         again, second = outputs.run(example)
-    repeated = _mismatch(want, again, 0.0)
+    repeated = mismatch(want, again, 0.0)
     if repeated:
-        where = next((path for path in first if path in second and _mismatch(first[path], second[path], 0.0)), "")
+        where = next((path for path in first if path in second and mismatch(first[path], second[path], 0.0)), "")
         return (
             f"the model computes something else when it runs again on the same example{_at(where)} ({repeated}): it "
             f"{_UNSTEADY}"
@@ -68,11 +68,11 @@ def differs(lowered: Lowered, model: Callable[[], nn.Module], example: Example) 
         got, inner = _run(lowered, example)
     except Exception as error:  # whatever the reason: the model does run
         return f"the graph cannot be run on the example as the model can: {(str(error) or repr(error)).splitlines()[0]}"
-    bound = _ROUNDINGS * len(lowered.graph.nodes) * _epsilon(want)
-    found = _mismatch(want, got, bound)
+    bound = rounding(lowered, want)
+    found = mismatch(want, got, bound)
     if not found or _agree_in_double(lowered, model, example):
         return ""
-    where = next((path for path in first if path in inner and _mismatch(first[path], inner[path], bound)), "")
+    where = next((path for path in first if path in inner and mismatch(first[path], inner[path], bound)), "")
     return f"the graph does not compute what the model computes{_at(where)}: {found}"
 
 
@@ -106,7 +106,7 @@ def _agree_in_double(lowered: Lowered, model: Callable[[], nn.Module], example: 
             got, _ = _run(double, given)
     except (RuntimeError, TypeError):  # a type is written into the model
         return False
-    return _epsilon(want) < 1e-15 and not _mismatch(want, got, 1e-10)
+    return _epsilon(want) < 1e-15 and not mismatch(want, got, 1e-10)
 
 
 class _Outputs:
@@ -171,12 +171,17 @@ class _Values(fx.Interpreter):
         return value
 
 
+def rounding(lowered: Lowered, want: Any) -> float:
+    """What rounding may come to in an output, relative to its largest value."""
+    return _ROUNDINGS * len(lowered.graph.nodes) * _epsilon(want)
+
+
 def _epsilon(tree: Any) -> float:
     kinds = [leaf.dtype for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return max((torch.finfo(kind).eps for kind in kinds), default=0.0)
 
 
-def _mismatch(want: Any, got: Any, bound: float) -> str:
+def mismatch(want: Any, got: Any, bound: float) -> str:
     """What differs between two outputs by more than ``bound``, relative to the largest value; "" if nothing."""
     a, b = (pytree.tree_leaves(tree) for tree in (want, got))
     if len(a) != len(b):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from snnpipe.containers import opened
+from snnpipe.containers import opened, tensors
 from snnpipe.kernels.temporal import zip_leaves
 
 
@@ -117,7 +117,7 @@ class OnCopies:
 
 @attrs.frozen
 class WriteThrough:
-    """A copy of a tensor with a value written to a view of it, made by ``views``, one after the other."""
+    """A copy of a tensor, or of several, with a value written to a view of it, made by ``views``, one by one."""
 
     views: tuple[Callable[..., Any], ...]
 
@@ -125,8 +125,10 @@ class WriteThrough:
     def __name__(self) -> str:
         return "write_through"
 
-    def __call__(self, base: Tensor, value: Tensor, *arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
-        out = view = base.clone()
+    def __call__(self, base: Any, value: Tensor, *arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+        out = view = zip_leaves(_copied, base)
+        if len({leaf.untyped_storage()._cdata for leaf in tensors(base)}) < len(tensors(base)):
+            raise RuntimeError("it writes to one of several results that lie in the same memory")
         for make, (args, kwargs) in zip(self.views, arguments, strict=True):
             view = make(view, *args, **kwargs)
         view.copy_(value)

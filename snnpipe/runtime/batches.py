@@ -16,7 +16,7 @@ from toolz import take
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.containers import opened
+from snnpipe.containers import opened, tensors
 from snnpipe.errors import CalibrationError, InputError, SnnpipeError
 from snnpipe.frontend.part import Whole
 from snnpipe.frozen import is_namedtuple, leaves
@@ -196,6 +196,16 @@ def arguments(batch: Any, graph: Graph, *, called: str, number: int) -> tuple[An
 
     Of dictionaries that the model reads by key, what it never reads is left out.
     """
+    found = _given(batch, graph, called, number)
+    for value, node in zip(found, graph.inputs, strict=False):
+        for tensor in tensors(value):
+            shape = tensor.shape[:1] if node.get("static") else tensor.shape  # a cache may be one of no tokens
+            if 0 in shape:
+                raise CalibrationError(f"{called}: batch {number} is empty: a tensor of shape {tuple(tensor.shape)}")
+    return found
+
+
+def _given(batch: Any, graph: Graph, called: str, number: int) -> tuple[Any, ...]:
     if isinstance(batch, Mapping):
         return _of_dictionary(batch, graph, called, number)
     if isinstance(batch, tuple | list):
@@ -258,15 +268,12 @@ def _tensors(value: Any, called: str, number: int) -> Any:
         made = [_tensors(item, called, number) for item in value]
         return type(value)(*made) if is_namedtuple(value) else type(value)(made)
     try:
-        tensor = torch.as_tensor(value)
+        return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise CalibrationError(
             f"{called}: batch {number} holds a {type(value).__name__}, which is no tensor; "
             f"say how to call the model: {called}(loader, forward=lambda model, batch: model(...))"
         ) from error
-    if tensor.numel() == 0:
-        raise CalibrationError(f"{called}: batch {number} is empty: a tensor of shape {tuple(tensor.shape)}")
-    return tensor
 
 
 def _is_array(leaf: Any) -> bool:

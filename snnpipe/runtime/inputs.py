@@ -138,7 +138,7 @@ def _misfits(wanted: Any, value: Any, name: str) -> Iterator[str]:
             return
         same_rank = len(wanted.shape) == value.ndim
         if not same_rank or not all(_allows(n, m) for n, m in zip(wanted.shape, value.shape, strict=True)):
-            sizes = ", ".join(map(_size, wanted.shape))
+            sizes = ", ".join(_size(size, "any" if k else "B") for k, size in enumerate(wanted.shape))
             yield f"{name} has shape {tuple(value.shape)} at each step, the network was traced for ({sizes})"
         if _kind(value.dtype) != _kind(wanted.dtype):
             yield f"{name} is {_kind(value.dtype)} ({value.dtype}), the network was traced for {_kind(wanted.dtype)}"
@@ -175,10 +175,10 @@ def _allows(size: int | range | None, found: int) -> bool:
     return size is None or (found in size if isinstance(size, range) else found == size)
 
 
-def _size(size: int | range | None) -> str:
+def _size(size: int | range | None, called: str) -> str:
     if isinstance(size, range):
-        return f"B >= {size.start}" if size.stop > 2**31 else f"{size.start} <= B <= {size.stop - 1}"
-    return "B" if size is None else str(size)
+        return f"{called} >= {size.start}" if size.stop > 2**31 else f"{size.start} <= {called} <= {size.stop - 1}"
+    return called if size is None else str(size)
 
 
 #: What torch and Python raise of operands that do not fit.

@@ -18,7 +18,7 @@ from snnpipe.frontend.selfcheck import check_example
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY, FrozenMap
-from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
+from snnpipe.options import FLAG, MAPPING, TEXT, optional, several, whole
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.static import with_static
 from snnpipe.state import ConversionState, Event
@@ -45,10 +45,19 @@ def _class(value: Any) -> Any:
 MODEL = Check("must be a torch.nn.Module", _model)
 
 
+def _axes(value: Any) -> Any:
+    return FrozenMap({TEXT.accept(name): several(whole(-64, 63), "").accept(axes) for name, axes in value.items()})
+
+
+#: Axes of inputs.
+AXES = Check("must be a dictionary of axes by input", _axes, 'write {"input_ids": (1,)}')
+
+
 @takes(
     StageError, model=attrs.evolve(optional(MODEL), wanted=MODEL.wanted),
     inputs=optional(several(TEXT, "the names of inputs")), constants=MAPPING,
-    leaves=several(Check("must be a module class", _class), "module classes"), part=optional(TEXT), unsafe_share=FLAG,
+    dynamic_axes=AXES, leaves=several(Check("must be a module class", _class), "module classes"),
+    part=optional(TEXT), unsafe_share=FLAG,
 )  # fmt: skip
 def trace(
     model: nn.Module | ExportedProgram | None = None,
@@ -57,6 +66,7 @@ def trace(
     check: Any = None,
     inputs: tuple[str, ...] | None = None,
     constants: Mapping[str, Any] = EMPTY,
+    dynamic_axes: Mapping[str, tuple[int, ...]] = EMPTY,
     leaves: tuple[type[nn.Module], ...] = (),
     static: tuple[str, ...] = (),
     part: str | None = None,
@@ -73,9 +83,14 @@ def trace(
         model: a trained network, or a ``torch.export.ExportedProgram`` of one.  Left out, ``trace(...)`` is a
             configured stage: ``pipe(model, trace(inputs=...))``.
         example: an input tensor, a tuple of positional inputs, or a dict of inputs by name.  The first axis of each
-            is a batch and may have another size later (if not, the history says so); all other sizes are fixed.
+            is a batch and may have another size later (if not, the history says so); other sizes are fixed, unless
+            ``dynamic_axes`` says otherwise.
         check: an example as for ``example``, on which the graph that was traced symbolically is held against the model
             (one given as ``example`` always is): a difference beyond rounding is an error.
+        dynamic_axes: further axes of inputs of ``example`` that may have another size later, as of texts of any length:
+            ``{"input_ids": (1,)}``, for each tensor of that input.  The graph is held against the model with these
+            axes longer by one, and with size 1, those that are equally long together; or, where sizes depend on one
+            another, on ``check``, an example of other sizes.
         inputs: the arguments of ``forward`` that are network inputs; by default those without a default value.
         constants: values for other arguments of ``forward``, such as flags; by default their default values.
         leaves: module classes to keep as one call (because their ``forward`` cannot be followed).
@@ -101,13 +116,15 @@ def trace(
     return _1
     """
     configured = Configured(
-        trace, example=example, check=check, inputs=inputs, constants=constants, leaves=leaves, static=static,
-        part=part, unsafe_share=unsafe_share,
+        trace, example=example, check=check, inputs=inputs, constants=constants, dynamic_axes=dynamic_axes,
+        leaves=leaves, static=static, part=part, unsafe_share=unsafe_share,
     )  # fmt: skip
     if model is None:
         return configured
-    if example is not None and (inputs is not None or check is not None):
+    if example is not None and (inputs is not None or (check is not None and not dynamic_axes)):
         raise StageError("trace: inputs= and check= are for symbolic tracing; with example=, what it holds is an input")
+    if example is None and dynamic_axes:
+        raise StageError("trace: dynamic_axes= goes with example=; traced symbolically, all sizes are free")
     whole: Whole | None = None
     if isinstance(model, ExportedProgram):
         if part is not None:
@@ -128,7 +145,9 @@ def trace(
                 check_example(lowered, partial(runnable, private), as_arguments(check, constants))
                 note = f"{note}; held against the model on an example"
         else:
-            lowered, shapes = exported(private, example, constants, tuple(leaves))
+            lowered, shapes = exported(
+                private, example, constants, tuple(leaves), dynamic_axes, () if check is None else (check,)
+            )
             how, note = "traced by torch.export", f"{note}; {shapes}"
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
