@@ -89,7 +89,7 @@ def account(
     """
     wave: Any = schedule
     given = bind(snn.graph, inputs, named)
-    check_samples("account", given)
+    check_samples("account", given, snn.graph)
     check_numbers(given, snn.graph)
     encode = encoding.encode
     moving = sequences(given, snn.graph) if encode else frozenset()

@@ -16,13 +16,13 @@ from toolz import take
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.containers import opened, tensors
+from snnpipe.containers import opened
 from snnpipe.errors import CalibrationError, InputError, SnnpipeError
 from snnpipe.frontend.part import Whole
 from snnpipe.frozen import is_namedtuple, leaves
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.temporal import zip_leaves
-from snnpipe.runtime.inputs import TORCH_SAYS, bind, check_shapes, misfit
+from snnpipe.runtime.inputs import TORCH_SAYS, bind, check_shapes, empty, misfit
 from snnpipe.runtime.stands_in import StandsIn, standing_in
 
 #: Keys under which a dictionary batch keeps its input, in order of preference.
@@ -197,11 +197,9 @@ def arguments(batch: Any, graph: Graph, *, called: str, number: int) -> tuple[An
     Of dictionaries that the model reads by key, what it never reads is left out.
     """
     found = _given(batch, graph, called, number)
-    for value, node in zip(found, graph.inputs, strict=False):
-        for tensor in tensors(value):
-            shape = tensor.shape[:1] if node.get("static") else tensor.shape  # a cache may be one of no tokens
-            if 0 in shape:
-                raise CalibrationError(f"{called}: batch {number} is empty: a tensor of shape {tuple(tensor.shape)}")
+    named = {node["name"]: value for node, value in zip(graph.inputs, found, strict=False)}
+    for _, tensor in empty(named, graph):
+        raise CalibrationError(f"{called}: batch {number} is empty: a tensor of shape {tuple(tensor.shape)}")
     return found
 
 

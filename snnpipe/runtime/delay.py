@@ -60,7 +60,7 @@ def readout_delay(
     longest = max(0, T - AT_LEAST)
     check_delay(min(1, longest), T, snn.code)
     given = bind(snn.graph, inputs, named)
-    check_samples("readout_delay", given)
+    check_samples("readout_delay", given, snn.graph)
     check_shapes(given, snn.graph)
     check_numbers(given, snn.graph)
     with torch.no_grad(), explained(given, snn):

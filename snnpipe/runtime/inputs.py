@@ -266,11 +266,17 @@ def check_delay(delay: int, T: int, code: Code, schedule: Wave = STEP) -> None:
         raise InputError(f"delay: schedule {schedule} is read after whole chunks, so delay is {wanted}; got {delay}")
 
 
-def check_samples(where: str, given: Mapping[str, Any]) -> None:
+def check_samples(where: str, given: Mapping[str, Any], graph: Graph) -> None:
     """What is measured on data needs some."""
-    empty = [name for name, value in given.items() for leaf in tensors(value) if not leaf.numel()]
-    if empty:
-        raise InputError(f"{where}: input {empty[0]} is empty; give it at least one sample")
+    for name, _ in empty(given, graph):
+        raise InputError(f"{where}: input {name} is empty; give it at least one sample")
+
+
+def empty(given: Mapping[str, Any], graph: Graph) -> Iterator[tuple[str, Tensor]]:
+    """The tensors without samples or, but for static ones (a cache of no tokens), without values."""
+    still = static(graph)
+    for name, value in given.items():
+        yield from ((name, leaf) for leaf in tensors(value) if 0 in (leaf.shape[:1] if name in still else leaf.shape))
 
 
 def _is_whole(leaf: Tensor) -> bool:
