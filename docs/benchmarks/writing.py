@@ -29,6 +29,8 @@ from snnpipe import (
     cascade,
     generate,
     instrument,
+    mmse,
+    percentile,
     perplexity,
     pipe,
     prompt,
@@ -42,7 +44,11 @@ from snnpipe import (
 )
 
 HERE = Path(__file__).parent
-NEURONS = {"ternary": signed_memory(), "four wires, `cascade(n=4)`": cascade(n=4)}
+NEURONS = {
+    "ternary": (signed_memory(), percentile(99.9)),
+    "four wires, `cascade(n=4)`": (cascade(n=4), percentile(99.9)),
+    "four wires, thresholds `mmse(T=8)`": (cascade(n=4), mmse(T=8)),
+}
 LENGTH, WRITTEN = 96, 32
 
 
@@ -104,9 +110,10 @@ def quality(state: Any, calibration: list[Tensor], others: list[Tensor]) -> list
     found = perplexity(td, others, T=4)
     lines.append(f"| TD, exact | 4 | step | {found.value:.4f} | {found.value / own.value:.4f} | "
                  f"{100 * same:.1f} | {prefix:.1f} |")  # fmt: skip
-    sited = pipe(state, instrument(rules=TRANSFORMER_RULES), calibrate([prompt(state, x) for x in calibration]))
-    for name, neuron in NEURONS.items():
-        snn = pipe(sited, replace(neuron=neuron), to_snn)
+    batches = [prompt(state, x) for x in calibration]
+    for name, (neuron, threshold) in NEURONS.items():
+        sited = pipe(state, instrument(rules=TRANSFORMER_RULES, statistic=threshold), calibrate(batches))
+        snn = pipe(sited, replace(neuron=neuron, threshold=threshold), to_snn)
         for T in (4, 8, 16):
             for schedule in ("step", wave(4), "layer"):
                 run = {"T": T, "schedule": schedule}
