@@ -91,7 +91,8 @@ class Entries:
 
         def job(steps: int) -> Job:
             latency = recipe.schedule.latency(steps, deep)
-            return Job(kind, steps, latency, recipe.neuron.wires, f"{recipe!r} T={steps - recipe.pre}")
+            name, neuron = f"{recipe!r} T={steps - recipe.pre}", recipe.neuron
+            return Job(kind, steps, latency, neuron.wires, name, neuron.unit == "graded")
 
         return [job(recipe.pre + steps) for steps in times]
 

@@ -17,8 +17,8 @@ from snnpipe.errors import StageError
 
 #: The part of the time after which those put aside come back, where nothing has kept the accuracy until then.
 FIRST = 0.8
-#: Latency, wires and events of an answer.
-Price = tuple[int, int, float]
+#: Latency, wires and events of an answer, and whether events take multiplications.
+Price = tuple[int, int, float, bool]
 
 
 @attrs.frozen
@@ -30,6 +30,7 @@ class Job:
         steps: how many.
         latency, wires: of an answer.
         name: what it is called.
+        graded: whether its events are numbers, which take multiplications.
     """
 
     kind: Any
@@ -37,6 +38,11 @@ class Job:
     latency: int
     wires: int
     name: str
+    graded: bool = False
+
+    def price(self, events: float) -> Price:
+        """What an answer of so many events costs."""
+        return self.latency, self.wires, events, self.graded
 
 
 @attrs.frozen(eq=False)
@@ -151,7 +157,7 @@ class Search:
 
     def race(self, job: Job, made: Candidate, bar: dict[str, Tensor]) -> None:
         """One race, and what comes of it."""
-        price = (job.latency, job.wires, made.events)
+        price = job.price(made.events)
         rivals = {one.job.name: one.run.right for one in self.found if no_more(one.price, price)}
         run = race(self.course, made.answer, bar | rivals, lambda: self.clock() > self.until(bar))
         share, seen = 100.0 * run.right.double().mean().item(), f"the first {len(run.right)} samples"
@@ -168,7 +174,7 @@ class Search:
 
         So there is nothing to gain.
         """
-        price, ann = (job.latency, job.wires, events), int(self.ann.sum())
+        price, ann = job.price(events), int(self.ann.sum())
         better = next((one for one in self.found if one.count >= ann and no_more(one.price, price)), None)
         if better is not None:
             self.dropped[job.name] = f"{better.job.name} has the ANN's accuracy and costs no more"

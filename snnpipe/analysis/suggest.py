@@ -119,8 +119,8 @@ def suggest(
     dropped with a probability of at most ``1 - confidence``; what is within noise is measured on all the data.  If
     nothing keeps the accuracy, those dropped for it are measured after all, the best first.
 
-    Costs are latency, wires and events, the latter as counted on a few samples, to two digits; more steps are taken to
-    send no fewer events.
+    Costs are latency, wires, events, and multiplications if events are graded.  Events are counted on a few samples, to
+    two digits; more steps are taken to send no fewer.
 
     Args:
         model: the network, or the state it was traced to.
