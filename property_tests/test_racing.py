@@ -143,11 +143,11 @@ def best(planted_ones, needed, ann):
 @given(entries())
 def test_the_front_is_that_of_all_candidates_on_all_samples(planted_ones):
     search, _ = searching(planted_ones)
-    front = [one for one in search.front() if one.count >= 450]
+    front = [one for one in search.front()[0] if one.count >= 450]
     assert {(one.price, min(one.count, 470)) for one in front} == best(planted_ones, 450, 470)
     assert all(len(one.run.right) == N and one.count == planted_ones[one.job][1] for one in search.found)
     assert not search.left
-    assert search.front()
+    assert search.front()[0]
     again, _ = searching(planted_ones)
     assert [one.job for one in again.found] == [one.job for one in search.found]
     assert again.dropped == search.dropped
@@ -158,7 +158,8 @@ def test_the_front_is_that_of_all_candidates_on_all_samples(planted_ones):
 def test_every_candidate_is_accounted_for_within_the_time(planted_ones, seconds, refuses):
     search, clock = searching(planted_ones, seconds=seconds, refuses=refuses)
     assert clock.now <= seconds + 4.0  # the longest conversion
-    names = [one.job.name for one in search.found] + [*search.dropped, *search.left, *search.refused]
+    front, others = search.front()
+    names = [one.job.name for one in front] + [*others, *search.dropped, *search.left, *search.refused]
     assert sorted(names) == sorted(job.name for job in planted_ones)
 
 
@@ -173,7 +174,10 @@ def test_what_costs_more_than_one_with_the_accuracy_of_the_ann_is_not_made():
 def test_where_nothing_keeps_the_accuracy_the_best_there_is_comes_after_all():
     jobs = {Job("a", 1, 1, 1, "a"): (1.0, 100), Job("b", 1, 1, 1, "b"): (1.0, 380), Job("c", 2, 2, 1, "c"): (2.0, 200)}
     search, _ = searching(jobs)
-    assert [one.job.name for one in search.front()] == ["b"]
+    front, others = search.front()
+    assert [one.job.name for one in front] == ["b"]
     assert "worse than b" in search.dropped["c"]
+    assert search.dropped["a"].startswith("worse than b")
+    assert not others
     late, _ = searching(jobs, seconds=9.0)
-    assert late.front(), "time is kept for them"
+    assert late.front()[0], "time is kept for them"

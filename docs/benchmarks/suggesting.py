@@ -46,7 +46,7 @@ def held(suggested: Suggestions) -> list[str]:
             text = f"recipes.{name}()"
             told = f"{text} T={T}"
             fate = found.get((text, int(T))) or suggested.dropped.get(told) or suggested.left.get(told)
-            fate = fate or ("no time" if told in suggested.left else "measured, and not on the front")
+            fate = fate or "no time"
             rows.append((int(latency), f"| {name} | {latency} | {wires} | {events} | {accuracy} | {fate} |"))
     return [row for _, row in sorted(rows, key=lambda row: row[0])]
 

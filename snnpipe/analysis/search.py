@@ -184,24 +184,24 @@ class Search:
         """When to end; with a bar that none has passed, time is kept for those put aside."""
         return self.begun + self.seconds * (FIRST if bar and not self.enough else 1.0)
 
-    def front(self) -> list[Finisher]:
-        """Those that no other beats or equals before them: at no more cost, accuracy up to the ANN's counted alone."""
-        ann = int(self.ann.sum())
+    def front(self) -> tuple[list[Finisher], dict[str, str]]:
+        """Those that no other equals at no more cost, accuracy counted up to the ANN's; and who equals the rest."""
+        ann, front, others = int(self.ann.sum()), list[Finisher](), dict[str, str]()
+
+        def rank(one: Finisher) -> tuple[Price, int]:
+            return one.price, -min(one.count, ann)
 
         def beats(a: Finisher, b: Finisher) -> bool:
-            ours, theirs = min(a.count, ann), min(b.count, ann)
-            return no_more(a.price, b.price) and ours >= theirs and (a.price, ours) != (b.price, theirs)
+            return no_more(a.price, b.price) and min(a.count, ann) >= min(b.count, ann)
 
-        def equals(a: Finisher, b: Finisher) -> bool:
-            return (a.price, min(a.count, ann)) == (b.price, min(b.count, ann))
-
-        found = sorted(self.found, key=lambda one: -one.count)
-        front = [
-            one
-            for k, one in enumerate(found)
-            if not any(beats(other, one) for other in found) and not any(equals(other, one) for other in found[:k])
-        ]
-        return sorted(front, key=lambda one: (one.count < self.needed, one.price, -one.count))
+        for one in sorted(self.found, key=lambda one: (*rank(one), -one.count)):
+            better = next((other for other in front if beats(other, one)), None)
+            if better is None:
+                front.append(one)
+            else:
+                share = 100.0 * one.count / len(self.ann)
+                others[one.job.name] = f"{share:.2f} % of all samples, and {better.job.name} is as good for less"
+        return sorted(front, key=lambda one: (one.count < self.needed, one.price, -one.count)), others
 
 
 def no_more(price: Price, than: Price) -> bool:

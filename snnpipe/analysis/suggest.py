@@ -61,14 +61,14 @@ class Suggestions:
     """The answer of ``suggest``: data, a table when printed.
 
     Attributes:
-        found: the Pareto front of latency, wires, events and accuracy, all of them measured on all the data; first
-            what keeps the accuracy, cheapest first.
+        found: the Pareto front of latency, wires, events and accuracy up to the ANN's, all of it measured on all the
+            data; first what keeps the accuracy, cheapest first, then what narrowly does not.
         ann: the ANN's accuracy, percent.
         wanted: the accuracy asked for, percent.
         samples: how many samples were classified.
         confidence: of the intervals.
         tried: how many candidates were made.
-        dropped: candidate -> why it was left before it had seen all samples.
+        dropped: candidate -> why it is not on that front.
         left: candidate -> what was seen of those there was no time for, "" for nothing.
         refused: recipe or candidate -> why this network is none for it.
     """
@@ -115,9 +115,9 @@ def suggest(
     Candidates come in the order of their latency, those that train weights last.  Each is made as ``Suggestion.call``
     makes it and answers a random part of the data, twice as much, and so on.  It is dropped as soon as it is surely
     right less often than the ANN's accuracy asks for, or than one found before that costs no more, on the same samples;
-    and where one found before has the ANN's accuracy and costs no more.  A candidate that belongs to the answer is
-    dropped with a probability of at most ``1 - confidence``; what is within noise is measured on all the data.  If
-    nothing keeps the accuracy, those dropped for it are measured after all, the best first.
+    and where one found before has the ANN's accuracy and costs no more.  One that keeps the accuracy and belongs to the
+    front is dropped with a probability of at most ``1 - confidence``; what is within noise is measured on all the data.
+    If nothing keeps the accuracy, those dropped for it are measured after all, the best first.
 
     Costs are latency, wires, events, and multiplications if events are graded.  Events are counted on a few samples, to
     two digits; more steps are taken to send no fewer.
@@ -163,9 +163,10 @@ def suggest(
         interval = Sums.of(one.run.right).interval(confidence, 100.0)
         return Suggestion(text, outcome, interval, one.count >= needed)
 
+    front, others = search.front()
     return Suggestions(
-        tuple(map(suggestion, search.front())), judge.ann, accuracy * judge.ann, len(judge.labels), confidence,
-        search.tried, FrozenMap(search.dropped), FrozenMap(search.left), FrozenMap(refused | search.refused),
+        tuple(map(suggestion, front)), judge.ann, accuracy * judge.ann, len(judge.labels), confidence, search.tried,
+        FrozenMap(search.dropped | others), FrozenMap(search.left), FrozenMap(refused | search.refused),
     )  # fmt: skip
 
 
