@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -108,7 +109,7 @@ class Recipe:
         constants = state.whole.constants if state.whole else EMPTY
         if forward is not None or state.whole is not None:
             batches, state = read_by_name(state, batches, self.name, forward), state.evolve(whole=None, made=state.made)
-        return finished(self, pipe(state, begun(self, T), calibrate(batches)), batches, T, constants)
+        return finished(self, pipe(state, fuse, begun(self, T), calibrate(batches)), batches, T, constants)
 
     def __repr__(self) -> str:
         return expression(self)
@@ -118,9 +119,9 @@ class Recipe:
 
 
 def begun(recipe: Recipe, T: int) -> Callable[[ConversionState], ConversionState]:
-    """How a recipe for T steps begins: fused, the sites marked, and what is to be measured there."""
+    """How a recipe for T steps begins, on a fused state: the sites are marked, and what is to be measured there."""
     rule = RULE.hold(recipe.threshold(T), f"threshold({T})", recipe.name, StageError)
-    return lambda state: _sited(recipe, rule, pipe(state, fuse))
+    return partial(_sited, recipe, rule)
 
 
 def finished(

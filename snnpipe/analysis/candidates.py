@@ -58,7 +58,7 @@ class Entries:
 
     Attributes:
         recipes: by the kind of a job.
-        state: the network.
+        state: the network, fused.
         batches: calibration data.
         judge: labelled data.
         measured: what was calibrated before, and after it.
