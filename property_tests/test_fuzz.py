@@ -339,7 +339,8 @@ call("verify", snnpipe.verify, model=lambda: things().model, snn=lambda: things(
      T=2, schedule="step", delay=0, error=100.0, agreement=0.0, drop=None, causes=lambda: {"clipping": 100.0},
      isolated=100.0, dead=1.0, saturated=1.0, max_batches=1)  # fmt: skip
 call("suggest", snnpipe.suggest, model=lambda: things().model, batches=lambda: [things().x], data=lambda: things().data,
-     accuracy=0.9, latency=None, wires=None, seconds=0.01, recipes=lambda: ["opi"], T=(1,), progress=False)  # fmt: skip
+     accuracy=0.9, latency=None, wires=None, seconds=0.01, recipes=lambda: ["opi"], T=(1,), confidence=0.9, seed=0,
+     progress=False)  # fmt: skip
 call("Sweep.plot", method(lambda: things().swept, "plot"), path=lambda: FOLDER / "figure.png")
 call("converted", lambda x: things().made(x), x=lambda: things().x)
 

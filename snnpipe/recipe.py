@@ -106,24 +106,35 @@ class Recipe:
             StageError: the network has no site for a neuron of this kind.
         """
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
-        rule = RULE.hold(self.threshold(T), f"threshold({T})", self.name, StageError)
-        code = CODE.hold(self.code(T), f"code({T})", self.name, StageError)
         constants = state.whole.constants if state.whole else EMPTY
         if forward is not None or state.whole is not None:
             batches, state = read_by_name(state, batches, self.name, forward), state.evolve(whole=None, made=state.made)
-        state = pipe(state, fuse, partial(_sited, self, rule), calibrate(batches))
-        state = pipe(state, replace(neuron=self.neuron, threshold=rule))
-        for correct in self.corrections:
-            state = correct(batches, T=self.pre + T, code=code, schedule=self.schedule)(state)
-        snn = pipe(state, td_rewrite(code=code), to_snn)
-        snn.__dict__.update(made=(repr(self),), constants=constants)
-        return Converted(self, snn, T, self.delay(snn, batches, T) if self.delay else 0)
+        return finished(self, pipe(state, fuse, begun(self, T), calibrate(batches)), batches, T, constants)
 
     def __repr__(self) -> str:
         return expression(self)
 
     def __str__(self) -> str:
         return self.name
+
+
+def begun(recipe: Recipe, T: int) -> Callable[[ConversionState], ConversionState]:
+    """How a recipe for T steps begins, on a fused state: the sites are marked, and what is to be measured there."""
+    rule = RULE.hold(recipe.threshold(T), f"threshold({T})", recipe.name, StageError)
+    return partial(_sited, recipe, rule)
+
+
+def finished(
+    recipe: Recipe, state: ConversionState, batches: Iterable[Any], T: int, constants: FrozenMap[str, Any] = EMPTY
+) -> Converted:
+    """What a recipe for T steps makes of a state that ``begun`` marked and ``calibrate`` measured."""
+    code = CODE.hold(recipe.code(T), f"code({T})", recipe.name, StageError)
+    state = pipe(state, replace(neuron=recipe.neuron, threshold=state.threshold))
+    for correct in recipe.corrections:
+        state = correct(batches, T=recipe.pre + T, code=code, schedule=recipe.schedule)(state)
+    snn = pipe(state, td_rewrite(code=code), to_snn)
+    snn.__dict__.update(made=(repr(recipe),), constants=constants)
+    return Converted(recipe, snn, T, recipe.delay(snn, batches, T) if recipe.delay else 0)
 
 
 def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> ConversionState:

@@ -1,4 +1,4 @@
-"""Explanations, sensitivity, the bisection, tolerances and suggestions on small networks."""
+"""Explanations, sensitivity, the bisection, and tolerances on small networks."""
 
 import attrs
 import pytest
@@ -33,7 +33,6 @@ from snnpipe import (
     wave,
 )  # fmt: skip
 from snnpipe.analysis.faults import RULES, findings
-from snnpipe.recipe import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning", "ignore::snnpipe.SiteWarning")
 
@@ -218,29 +217,6 @@ def test_verify_lists_every_tolerance_that_is_broken():
         assert part in said
     assert f"-> saturated layer at {names[1]}" in said or f"-> threshold too low at {names[1]}" in said
     assert verify(model, batches=batches, T=64, error=0.01, drop=3.0).error < 0.01
-
-
-NAMES = ["opi", "snm", recipes.cascade_mmse(n=2), "cascade_mmse", "wave"]
-
-
-def test_suggestions_can_be_run():
-    model = mlp()
-    data = [(X, model(X).argmax(1))]
-    found = suggest(model, batches=[X], data=data, latency=8, wires=2, accuracy=0.8, recipes=NAMES, T=(1, 8))
-    assert found.found
-    assert found.tried == 7
-    best = found.found[0]
-    made = parse(best.text)
-    assert isinstance(made, Recipe)
-    with torch.no_grad():
-        again = made(model, [X], T=best.outcome.T)
-        assert again.latency == best.outcome.latency <= 8
-        assert 100 * (again(X).argmax(1) == data[0][1]).double().mean().item() == pytest.approx(best.outcome.accuracy)
-    assert all(one.outcome.wires <= 2 for one in found.found)
-    assert best.call in str(found)
-    rushed = suggest(model, batches=[X], data=data, seconds=1e-6, T=(1, 2))
-    assert rushed.tried == 1
-    assert rushed.left
 
 
 @pytest.mark.parametrize(("call", "said"), [

@@ -11,12 +11,13 @@ from torch import nn
 
 from snnpipe.analysis.activity import Counter
 from snnpipe.analysis.evaluation import Evaluation
+from snnpipe.analysis.interval import CONFIDENCE
 from snnpipe.analysis.labels import Labels, labels_of
 from snnpipe.analysis.passing import Pass
 from snnpipe.analysis.scores import Metric, Scorer
 from snnpipe.checks import Check, RefusalError, takes
 from snnpipe.errors import CalibrationError, InputError
-from snnpipe.options import FLAG, RUN, WHOLE, function, number, optional
+from snnpipe.options import FLAG, RUN, WHOLE, function, optional
 from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import DELAY, check_delay
@@ -39,14 +40,13 @@ def _ann(value: Any) -> Any:
 
 
 _ANN = optional(Check("must be the ANN, a module or the state it was traced to", _ann, "write ann=model"))
-_CONFIDENCE = number("must be a probability between 0 and 1", lambda p: 0 < p < 1)
 
 
 @takes(
     InputError, snn=NETWORK, loader=attrs.evolve(BATCHES_AND_T, wanted="must be an iterable of batches (x, labels)"),
     T=RUN, ann=_ANN, top=WHOLE, metric=optional(function("output", "labels")), labels=optional(function("batch")),
     forward=optional(function("model", "batch")), encoding=ENCODING, schedule=SCHEDULE, delay=DELAY, until=UNTIL,
-    confidence=_CONFIDENCE, max_batches=MAX_BATCHES, progress=FLAG,
+    confidence=CONFIDENCE, max_batches=MAX_BATCHES, progress=FLAG,
 )  # fmt: skip
 def evaluate(
     snn: SpikingNetwork,

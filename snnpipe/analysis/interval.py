@@ -11,6 +11,11 @@ from statistics import NormalDist
 import attrs
 from torch import Tensor
 
+from snnpipe.options import number
+
+#: For arguments that are confidences.
+CONFIDENCE = number("must be a probability between 0 and 1", lambda p: 0 < p < 1)
+
 
 @attrs.frozen
 class Interval:

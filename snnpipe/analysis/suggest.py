@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -13,44 +12,26 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.analysis.sweep import DATA, RECIPES_ASKED, TIMES, Judge, Outcome, judging
+from snnpipe.analysis.candidates import Entries, candidates, trains
+from snnpipe.analysis.interval import CONFIDENCE, Interval, Sums
+from snnpipe.analysis.judge import Outcome, judging, scored
+from snnpipe.analysis.search import Finisher, Job, Search
+from snnpipe.analysis.sweep import DATA, RECIPES_ASKED, TIMES
 from snnpipe.analysis.tables import aligned
 from snnpipe.checks import takes
 from snnpipe.errors import InputError, StageError
 from snnpipe.frozen import EMPTY, FrozenMap
-from snnpipe.options import FLAG, POSITIVE, WHOLE, number, optional
-from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
-from snnpipe.recipes import (
-    calibration_advanced,
-    calibration_light,
-    cascade_calibrated,
-    cascade_mmse,
-    dcgs,
-    ecmt,
-    fading,
-    fading_advanced,
-    hmt,
-    ltb,
-    offset,
-    opi,
-    snm,
-    snm_calibrated,
-    wave,
-    wave_advanced,
-)
+from snnpipe.options import FLAG, POSITIVE, WHOLE, number, optional, whole
+from snnpipe.recipe import MODEL_OR_STATE, Recipe
 from snnpipe.runtime.batches import Forward
-from snnpipe.runtime.depth import depth
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.fuse import fuse
+from snnpipe.stages.prefix import read_by_name
 from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState
 
 _SHARE = number("is a share of the ANN's accuracy, 0 < share <= 1", lambda value: 0 < value <= 1)
-#: Samples that a candidate is first looked at on, batches it is first calibrated on, and the part of the time for that.
-FEW, BATCHES_FIRST, FIRST = 256, 2, 0.6
-#: A candidate, its steps, and what it brought on a few samples.
-Seen = tuple[Recipe, int, Outcome]
 
 
 @attrs.frozen
@@ -60,11 +41,13 @@ class Suggestion:
     Attributes:
         text: the recipe, which ``parse`` reads.
         outcome: what it brought on all the data, as in a ``Sweep``.
+        accuracy: its accuracy there, percent, and between which bounds that of all samples of this kind lies.
         enough: whether it keeps the accuracy that was asked for.
     """
 
     text: str
     outcome: Outcome
+    accuracy: Interval
     enough: bool
 
     @property
@@ -78,34 +61,40 @@ class Suggestions:
     """The answer of ``suggest``: data, a table when printed.
 
     Attributes:
-        found: the Pareto front of latency, wires, events and accuracy; first what keeps the accuracy, cheapest first.
+        found: the Pareto front of latency, wires, events and accuracy up to the ANN's, all of it measured on all the
+            data; first what keeps the accuracy, cheapest first, then what narrowly does not.
         ann: the ANN's accuracy, percent.
         wanted: the accuracy asked for, percent.
         samples: how many samples were classified.
-        tried: how many candidates were looked at.
-        left: those there was no time for, as text.
-        refused: recipe -> why this network is none for it.
+        confidence: of the intervals.
+        tried: how many candidates were made.
+        dropped: candidate -> why it is not on that front.
+        left: candidate -> what was seen of those there was no time for, "" for nothing.
+        refused: recipe or candidate -> why this network is none for it.
     """
 
     found: tuple[Suggestion, ...]
     ann: float
     wanted: float
     samples: int
+    confidence: float
     tried: int
-    left: tuple[str, ...] = ()
+    dropped: FrozenMap[str, str] = EMPTY
+    left: FrozenMap[str, str] = EMPTY
     refused: FrozenMap[str, str] = EMPTY
 
     def __str__(self) -> str:
-        rows = [("", "latency", "wires", "events", "accuracy %", "write")]
+        rows = [("", "latency", "wires", "events", "accuracy %", f"{100 * self.confidence:g} % interval", "write")]
         rows += [
             ("+" if one.enough else "-", str(one.outcome.latency), str(one.outcome.wires), f"{one.outcome.events:.2f}",
-             f"{one.outcome.accuracy:.2f}", one.call)
+             f"{one.accuracy.mean:.2f}", f"{one.accuracy.low:.2f}..{one.accuracy.high:.2f}", one.call)
             for one in self.found
         ]  # fmt: skip
         head = (
             f"ANN: {self.ann:.2f} % of {self.samples} samples; wanted {self.wanted:.2f} %; {self.tried} pipelines tried"
         )
         lines = [head, *aligned(rows, left=1, right=1)]
+        lines += [f"{len(self.dropped)} more could not be on this list (see dropped)"] * bool(self.dropped)
         more = f"no time for {len(self.left)} more; give it seconds=..., or recipes=... and T=... to choose among"
         lines += [more] * bool(self.left)
         lines += [f"left out (see refused): {', '.join(self.refused)}"] * bool(self.refused)
@@ -113,18 +102,25 @@ class Suggestions:
 
 
 @takes(InputError, model=MODEL_OR_STATE, batches=BATCHES, data=DATA, accuracy=_SHARE, latency=optional(WHOLE),
-       wires=optional(WHOLE), seconds=POSITIVE, recipes=optional(RECIPES_ASKED), T=TIMES, progress=FLAG)  # fmt: skip
+       wires=optional(WHOLE), seconds=POSITIVE, recipes=optional(RECIPES_ASKED), T=TIMES, confidence=CONFIDENCE,
+       seed=whole(0), progress=FLAG)  # fmt: skip
 def suggest(
     model: nn.Module | ConversionState, *, batches: Iterable[Any], data: Sequence[tuple[Any, Tensor]],
     accuracy: float = 0.99, latency: int | None = None, wires: int | None = None, seconds: float = 600.0,
     recipes: Iterable[Recipe | str] | None = None, T: Sequence[int] = (1, 2, 4, 8, 16, 32),
-    forward: Forward | None = None, progress: bool = False,
+    forward: Forward | None = None, confidence: float = 0.95, seed: int = 0, progress: bool = False,
 ) -> Suggestions:  # fmt: skip
     """Search recipes and numbers of steps for the cheapest that keep the ANN's accuracy; the model is unchanged.
 
-    Every candidate is calibrated on two batches and looked at on a few samples; those that nothing beats clearly (by
-    two standard errors, at no more latency and wires) are then calibrated on and held against all the data.  Candidates
-    come in the order of what they cost to try, recipes that train weights last, until the time is up.
+    Candidates come in the order of their latency, those that train weights last.  Each is made as ``Suggestion.call``
+    makes it and answers a random part of the data, twice as much, and so on.  It is dropped as soon as it is surely
+    right less often than the ANN's accuracy asks for, or than one found before that costs no more, on the same samples;
+    and where one found before has the ANN's accuracy and costs no more.  One that keeps the accuracy and belongs to the
+    front is dropped with a probability of at most ``1 - confidence``; what is within noise is measured on all the data.
+    If nothing keeps the accuracy, those dropped for it are measured after all, the best first.
+
+    Costs are latency, wires, events, and multiplications if events are graded.  Events are counted on a few samples, to
+    two digits; more steps are taken to send no fewer.
 
     Args:
         model: the network, or the state it was traced to.
@@ -133,10 +129,12 @@ def suggest(
         accuracy: the share of the ANN's accuracy to keep.
         latency: the most steps until the answer, ``None`` for any.
         wires: the most wires of a neuron, ``None`` for up to four.
-        seconds: how long to search; what was begun is ended.
+        seconds: how long to search; a conversion or a batch that was begun is ended.
         recipes: what to try, values or names; by default those that did best in the benchmarks, for so many wires.
         T: for which numbers of steps.
         forward: how ``batches`` are read, as for ``calibrate``.
+        confidence: of the intervals, and that a candidate is not dropped by chance.
+        seed: of the random order; with time enough, the answer hangs on nothing else.
         progress: show a progress bar.
 
     >>> _ = torch.manual_seed(1)
@@ -146,119 +144,46 @@ def suggest(
     >>> found.found[0].call
     'recipes.opi()(model, batches, T=32)'
     """
-    state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
+    start, state = time.monotonic(), pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     chosen: Any = candidates(wires) if recipes is None else recipes
-    jobs = sorted(((recipe, steps) for recipe in chosen for steps in T), key=_price)
-    begun, left = time.monotonic(), list[str]()
     with torch.no_grad():
         judge = judging(state, data, "suggest")
-        search = Search(latency, wires, judge.few(FEW))
-        for recipe, steps in tqdm(jobs, "suggest", leave=False, disable=not progress):
-            if search.tried and time.monotonic() - begun > FIRST * seconds:
-                left.append(f"{recipe!r} T={steps}")
-            elif search.fits(recipe, steps):
-                few = list(islice(batches, BATCHES_FIRST))
-                search.look(recipe, steps, partial(recipe, state, few, T=steps, forward=forward))
-        found = list[Suggestion]()
-        for recipe, steps, _ in sorted(search.contenders(), key=lambda one: -one[2].accuracy):
-            if found and time.monotonic() - begun > seconds:
-                left.append(f"{recipe!r} T={steps}")
-                continue
-            outcome = judge.outcome(recipe(state, batches, T=steps, forward=forward))
-            found.append(Suggestion(repr(recipe), outcome, outcome.accuracy >= accuracy * judge.ann))
-    front = [
-        one
-        for k, one in enumerate(found)
-        if not any(_beats(other.outcome, one.outcome) for other in found)
-        and not any(_same(other.outcome, one.outcome) for other in found[:k])
-    ]
-    front.sort(key=lambda one: (not one.enough, *_cost(one.outcome), -one.outcome.accuracy))
-    return Suggestions(tuple(front), judge.ann, accuracy * judge.ann, len(judge.labels), search.tried, tuple(left),
-                       FrozenMap(search.refused))  # fmt: skip
+        if forward is not None:
+            batches = read_by_name(state, batches, "suggest", forward)
+        entries = Entries(tuple(chosen), state, batches, judge)
+        jobs, refused = _jobs(entries, T, latency, wires)
+        course, right = entries.course((1 - confidence) / (len(jobs) + 1), seed), judge.answers == judge.labels
+        needed = math.ceil(round(accuracy * int(right.sum()), 6))
+        search = Search(course, entries.make, right[course.order], needed, seconds, time.monotonic, start)
+        search.through(tqdm(jobs, "suggest", leave=False, disable=not progress))
+
+    def suggestion(one: Finisher) -> Suggestion:
+        text, order = repr(entries.recipes[one.job.kind]), course.order
+        outcome = scored(one.about, one.run.answers, judge.labels[order], judge.answers[order])
+        interval = Sums.of(one.run.right).interval(confidence, 100.0)
+        return Suggestion(text, outcome, interval, one.count >= needed)
+
+    front, others = search.front()
+    return Suggestions(
+        tuple(map(suggestion, front)), judge.ann, accuracy * judge.ann, len(judge.labels), confidence, search.tried,
+        FrozenMap(search.dropped | others), FrozenMap(search.left), FrozenMap(refused | search.refused),
+    )  # fmt: skip
 
 
-def candidates(wires: int | None) -> list[Recipe]:
-    """What is tried where nobody says it; binary and signed events on one wire, codes of levels on more."""
-    one = [snm_calibrated(), snm(), fading(), calibration_light(), ltb(), offset(), opi(), wave(K=2), wave(K=4),
-           fading_advanced(), calibration_advanced(), wave_advanced()]  # fmt: skip
-    if wires == 1:
-        return one
-    n = min(wires or 4, 8)
-    few = [cascade_calibrated(n=2), cascade_mmse(n=2)] if n > 2 else []
-    return [cascade_calibrated(n=n), cascade_mmse(n=n), *few, hmt(n=n), ecmt(n=n), dcgs(n=n), *one]
-
-
-def _price(job: tuple[Recipe, int]) -> tuple[bool, int, int]:
-    """What a candidate costs to try: training, steps, corrections."""
-    recipe, steps = job
-    trains = recipe.name.endswith("_advanced")
-    return trains, recipe.pre + steps, len(recipe.corrections)
-
-
-class Search:
-    """The first round: what was looked at, and what is still in question.
-
-    Args:
-        latency, wires: the bounds.
-        few: the samples that candidates are looked at on.
-    """
-
-    def __init__(self, latency: int | None, wires: int | None, few: Judge) -> None:
-        self.latency, self.wires, self.few = latency, wires, few
-        self.seen: list[Seen] = []
-        self.refused: dict[str, str] = {}
-        self.tried, self.deep = 0, 1
-
-    def fits(self, recipe: Recipe, steps: int) -> bool:
-        """Whether a candidate is within the bounds, as far as can be told before it is made, and may be of use.
-
-        With more steps a recipe that has the ANN's accuracy already has nothing to gain.
-        """
-        if recipe.name in self.refused or (self.wires is not None and recipe.neuron.wires > self.wires):
-            return False
-        if any(one == recipe and outcome.accuracy >= self.few.ann for one, _, outcome in self.seen):
-            return False
-        return self.latency is None or recipe.schedule.latency(recipe.pre + steps, self.deep) <= self.latency
-
-    def look(self, recipe: Recipe, steps: int, make: Callable[[], Converted]) -> None:
-        """Make a candidate and look at it."""
+def _jobs(
+    entries: Entries, T: Sequence[int], latency: int | None, wires: int | None
+) -> tuple[list[Job], dict[str, str]]:
+    """The candidates within the bounds in the order they are tried in, and why others are none."""
+    jobs, refused = list[Job](), dict[str, str]()
+    for kind, recipe in enumerate(entries.recipes if T else ()):
         try:
-            made = make()
+            found = entries.jobs(kind, T)
         except StageError as error:
-            self.refused[recipe.name] = str(error)
-            return
-        self.tried, self.deep = self.tried + 1, max(self.deep, depth(made.snn.graph))
-        outcome = self.few.outcome(made)
-        within = self.latency is None or outcome.latency <= self.latency
-        if within and (self.wires is None or outcome.wires <= self.wires):
-            self.seen.append((recipe, steps, outcome))
-
-    def contenders(self) -> Iterator[Seen]:
-        """Those that nothing beats clearly."""
-        for recipe, steps, outcome in self.seen:
-            share = min(max(outcome.accuracy / 100, 0.01), 0.99)
-            margin = 200 * (share * (1 - share) / max(len(self.few.labels), 1)) ** 0.5
-            if not any(_beats(other, outcome, margin) for _, _, other in self.seen):
-                yield recipe, steps, outcome
-
-
-def _cost(outcome: Outcome) -> tuple[int, int, float]:
-    return outcome.latency, outcome.wires, outcome.events
-
-
-def _same(other: Outcome, outcome: Outcome) -> bool:
-    """Whether two are equally good at the same price."""
-    return (*_cost(other), other.accuracy) == (*_cost(outcome), outcome.accuracy)
-
-
-def _beats(other: Outcome, outcome: Outcome, margin: float | None = None) -> bool:
-    """Whether another costs no more and is better; with a margin, by more than that, whatever the events."""
-    if margin is not None:
-        return (
-            other.latency <= outcome.latency
-            and other.wires <= outcome.wires
-            and other.accuracy > outcome.accuracy + margin
-        )
-    no_more = all(a <= b for a, b in zip(_cost(other), _cost(outcome), strict=True))
-    better = _cost(other) != _cost(outcome) or other.accuracy > outcome.accuracy
-    return no_more and other.accuracy >= outcome.accuracy and better
+            refused[repr(recipe)] = str(error)
+            continue
+        jobs += [
+            job
+            for job in found
+            if (latency is None or job.latency <= latency) and (wires is None or job.wires <= wires)
+        ]
+    return sorted(jobs, key=lambda job: (trains(entries.recipes[job.kind]), job.latency)), refused
