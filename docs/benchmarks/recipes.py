@@ -20,7 +20,7 @@ import torch
 from resnet20_cifar10 import ResNet20, load
 
 from snnpipe import pipe, recipes, sweep, trace
-from snnpipe.analysis.sweep import Outcome
+from snnpipe.analysis.judge import Outcome
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = "| recipe | T | latency | accuracy % | as the ANN % | events per neuron | wires | unit | state floats | MACs |"

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.analysis.sweep import DATA, RECIPES_ASKED, TIMES, Judge, Outcome, judging
+from snnpipe.analysis.judge import DATA, Judge, Outcome, judging
+from snnpipe.analysis.sweep import RECIPES_ASKED, TIMES
 from snnpipe.analysis.tables import aligned
 from snnpipe.checks import takes
 from snnpipe.errors import InputError, StageError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -11,59 +12,25 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.analysis.energy import account
+from snnpipe.analysis.judge import DATA, SHARD, Outcome, judging
 from snnpipe.analysis.plots import plot_recipes
 from snnpipe.checks import Check, RefusalError, takes
-from snnpipe.containers import packed, tensors
 from snnpipe.errors import InputError, StageError
-from snnpipe.frozen import EMPTY, FrozenMap, leaves
-from snnpipe.kernels.codebook import UNITS
-from snnpipe.kernels.temporal import zip_leaves
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.markup.style import piece
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import more, tag
 from snnpipe.options import FLAG, PATH, STEPS, several
 from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
 from snnpipe.recipes import named
-from snnpipe.runtime.batches import Forward, Reader
+from snnpipe.runtime.batches import Forward
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
+from snnpipe.stages.fingerprint import fingerprint, of_state
 from snnpipe.stages.fuse import fuse
-from snnpipe.stages.to_snn import to_module
+from snnpipe.stages.together import GROUP, Together
 from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState
-
-#: Samples the prices are counted on.
-SAMPLES = 8
-
-
-@attrs.frozen
-class Outcome:
-    """One recipe at one T.
-
-    Attributes:
-        recipe: its name.
-        T: steps that count.
-        latency: steps until the answer: with those of a first pass, and of waiting for the layers before.
-        accuracy: share of right answers, percent.
-        agreement: share of the ANN's answers, percent.
-        events: spikes per neuron and sample on all its wires, until the answer.
-        wires: the most wires of a neuron.
-        unit: what an event is, of the neuron that says most: ``binary``, ``signed``, ``multi-level``, ``graded``.
-        state: floats carried from step to step, per sample.
-        macs: multiplications of floats per sample and answer.
-    """
-
-    recipe: str
-    T: int
-    latency: int
-    accuracy: float
-    agreement: float
-    events: float
-    wires: int
-    unit: str
-    state: float
-    macs: float
 
 
 @attrs.frozen
@@ -123,27 +90,15 @@ def _recipes(value: Any) -> list[Recipe]:
     return [named(recipe) for recipe in value]
 
 
-def _labelled(value: Any) -> Any:
-    if not isinstance(value, Sequence) or not value or not all(_is_pair(pair) for pair in value):
-        raise TypeError
-    return value
-
-
-def _is_pair(pair: Any) -> bool:
-    """Inputs and labels, of as many samples."""
-    if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], Tensor):
-        return False
-    sizes = [len(x) for x in leaves(packed(pair[0])) if hasattr(x, "__array__") and getattr(x, "ndim", False)]
-    return pair[1].ndim == 1 and bool(sizes) and 0 < len(pair[1]) == sizes[0]
-
-
-#: For arguments that are labelled data, recipes, numbers of steps.
-DATA = Check("is a list of batches (x, labels)", _labelled, "write [(images, labels)] or list(loader)")
+#: For arguments that are recipes, numbers of steps.
 RECIPES_ASKED = Check("must be a list of recipes or their names", _recipes, 'write ["opi", recipes.snm()]')
 TIMES = several(STEPS, "numbers of steps")
 
 
-@takes(InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=DATA, T=TIMES, progress=FLAG)
+@takes(
+    InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=SHARD, T=TIMES, progress=FLAG,
+    group=GROUP,
+)  # fmt: skip
 def sweep(
     model: nn.Module | ConversionState,
     recipes: Iterable[Recipe | str],
@@ -153,6 +108,7 @@ def sweep(
     T: Sequence[int] = (1, 2, 4, 8),
     forward: Forward | None = None,
     progress: bool = False,
+    group: Any = ...,
 ) -> Sweep:
     """Convert a classifier by several recipes and classify the same data with each; the model is unchanged.
 
@@ -167,6 +123,8 @@ def sweep(
         T: for which numbers of steps; each gets a network of its own, for thresholds may depend on it.
         forward: how ``batches`` are read, as for ``calibrate``.
         progress: show a progress bar.
+        group: processes that sweep the same network, as for ``calibrate``, each with its own ``batches`` and ``data``,
+            either of which may be empty; all of them get what one finds with the data of all, in order of rank.
 
     >>> from torch import nn
     >>> _ = torch.manual_seed(1)
@@ -180,107 +138,26 @@ def sweep(
         raise StageError(
             f"sweep: {state.whole.path} is a part and no classifier; convert it by each recipe and embed what they give"
         )
+    if group is ...:
+        DATA.hold(data, "data", "sweep", InputError)
     with torch.no_grad():
-        judge = judging(state, data, "sweep")
+        with Together(group, "sweep", partial(of_state, state, recipes, T)) as everyone:
+            judge = judging(state, data, "sweep", none=everyone.several)
+            everyone.read(len(judge.inputs))
+            samples, ann, _ = judge.accuracy(judge.answers, everyone)
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
         for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress):
             try:
-                outcomes.append(judge.outcome(recipe(state, batches, T=steps, forward=forward)))
+                made = recipe(state, batches, T=steps, forward=forward, group=group)
+                with Together(group, "sweep", partial(_same, made)) as everyone:
+                    outcomes.append(judge.outcome(made, everyone))
             except StageError as error:
                 refused[recipe.name] = str(error)
-    return Sweep(tuple(outcomes), judge.ann, len(judge.labels), FrozenMap(refused))
+    return Sweep(tuple(outcomes), ann, samples, FrozenMap(refused))
 
 
-@attrs.frozen(eq=False)
-class Judge:
-    """Labelled data that networks are held against.
-
-    Attributes:
-        inputs: of each batch, in the order of the model's.
-        labels, answers: (N,), the right classes and those the ANN sees.
-    """
-
-    inputs: tuple[tuple[Any, ...], ...]
-    labels: Tensor
-    answers: Tensor
-
-    @property
-    def ann(self) -> float:
-        """The ANN's accuracy, percent."""
-        return _percent(self.answers, self.labels)
-
-    def few(self, samples: int) -> Judge:
-        """The first batches that hold so many samples, all of them if these are fewer."""
-        count, batches = 0, list[tuple[Any, ...]]()
-        for given in self.inputs:
-            if count >= samples:
-                break
-            batches.append(given)
-            count += int(next(leaf.shape[0] for leaf in tensors(given)))
-        return Judge(tuple(batches), self.labels[:count], self.answers[:count])
-
-    def outcome(self, made: Converted) -> Outcome:
-        """What a network gets right, and at what price."""
-        return _outcome(made, list(self.inputs), (self.labels, self.answers))
-
-
-def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: str) -> Judge:
-    """Run the ANN on labelled data.
-
-    Raises:
-        InputError: its answers are no classes of as many samples as there are labels.
-    """
-    labels = torch.cat([y for _, y in data]).cpu()
-    ann, inputs, answers = to_module(state), list[tuple[Any, ...]](), list[Tensor]()
-
-    def answer(number: int, given: dict[str, Any]) -> None:
-        inputs.append(tuple(given[node["name"]] for node in state.graph.inputs))
-        answers.append(_classes(ann, inputs[-1], where))
-
-    Reader(where, state.graph, ann).each([x for x, _ in data], answer)
-    found = torch.cat(answers)
-    if found.shape != labels.shape:
-        raise InputError(f"{where}: the model's classes are {tuple(found.shape)}, the labels {tuple(labels.shape)}")
-    return Judge(tuple(inputs), labels, found)
-
-
-def _classes(ann: nn.Module, given: tuple[Any, ...], where: str) -> Tensor:
-    """The classes the ANN sees, (B,)."""
-    output = ann(*given)
-    if not isinstance(output, Tensor) or output.ndim != 2:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"{where}: the model must answer with scores of classes, (B, classes), got {got}")
-    return output.argmax(1).cpu()
-
-
-def _outcome(made: Converted, inputs: list[tuple[Any, ...]], truth: tuple[Tensor, Tensor]) -> Outcome:
-    guesses = torch.cat([made(*given).argmax(1).cpu() for given in inputs])
-    costs = account(made.snn, *_first_samples(inputs[0]), T=made.steps, schedule=made.recipe.schedule)
-    neurons = [module.neuron for module in made.snn.neurons().values()]
-    return Outcome(
-        made.recipe.name,
-        made.T,
-        made.latency,
-        _percent(guesses, truth[0]),
-        _percent(guesses, truth[1]),
-        costs.per_neuron,
-        max((neuron.wires for neuron in neurons), default=0),
-        max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
-        sum(costs.state.values()),
-        costs.mac,
-    )
-
-
-def _first_samples(inputs: tuple[Any, ...]) -> Any:
-    count = next(leaf.shape[:1] for leaf in tensors(inputs))
-
-    def few(leaf: Any) -> Any:
-        return leaf[:SAMPLES] if isinstance(leaf, Tensor) and leaf.shape[:1] == count else leaf
-
-    return zip_leaves(few, inputs)
-
-
-def _percent(guesses: Tensor, truth: Tensor) -> float:
-    return 100.0 * (guesses == truth).double().mean().item()
+def _same(made: Converted) -> str:
+    """What must be equal in all processes: the network and how it runs."""
+    return fingerprint(f"{made.snn.graph};{made.recipe!r};{made.run}", made.snn.state_dict())
