@@ -163,6 +163,18 @@ def test_what_each_of_three_says(case, first, second, third, folder):
         assert seconds < 30
 
 
+def test_the_example_of_the_page_runs(tmp_path):
+    root = Path(__file__).parent.parent
+    script = root / "docs" / "examples" / "processes.py"
+    assert script.read_text().partition("\n\n")[2] in (root / "docs" / "processes.md").read_text()
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "2000 samples" in done.stdout
+    files = {"snn.safetensors", "calibration.0.safetensors", "calibration.1.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == files
+
+
 def test_weights_are_trained_in_one_process():
     with pytest.raises(StageError, match="a group has no order; train in one process"):
         correct_weights(batches(), T=2, group=None)
