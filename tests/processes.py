@@ -20,6 +20,8 @@ from snnpipe import (
     SnnpipeError,
     balance,
     calibrate,
+    checkpoint,
+    confident,
     correct_bias,
     correct_potential,
     correct_threshold,
@@ -90,7 +92,7 @@ def corrected(name, data, group=...):
 
 
 def evaluated(data, group=..., **options):
-    return evaluate(to_snn(spiking()), labelled(data), T=4, ann=model(), group=group, **options)
+    return evaluate(to_snn(spiking()), labelled(data), T=4, ann=model(), until=confident(0.6), group=group, **options)
 
 
 def swept(data, group=...):
@@ -151,6 +153,13 @@ def two(rank, group, impatient):
     say(rank, "network", lambda: measured(maximum(), shards(rank), group, seed=rank))
     say(rank, "statistic", lambda: measured(RULES[["maximum", "mmse"][rank]], shards(rank), group))
     say(rank, "earlier", lambda: calibrate(batches(), group=group)(measured(maximum(), shards(rank), ...)))
+    keep = checkpoint(FOLDER / f"kept {rank}", every=1)
+    bad = [*shards(rank), *[torch.full((2, 6), torch.nan)] * rank]
+    say(rank, "interrupted", lambda: measured(maximum(), bad, group, checkpoint=keep))
+    again = measured(maximum(), [*shards(rank), *[10 * x for x in shards(rank)]], group, checkpoint=keep)
+    save_statistics(again, FOLDER / f"resumed.{rank}")
+    keep = checkpoint(FOLDER / f"kept {1 - rank}")
+    say(rank, "other rank", lambda: measured(maximum(), shards(1 - rank), group, checkpoint=keep))
     say(rank, "ordered", lambda: measured(ema(0.1), shards(rank), group))
     slow = dying(shards(rank), lambda: time.sleep(3 * rank))
     say(rank, "slow", lambda: measured(maximum(), group=impatient, max_batches=1, **slow))

@@ -42,9 +42,9 @@ def checkpoint(path: str | PathLike[str], *, every: int = 100) -> Checkpoint:
         path: of the file; its folder must exist.
         every: after how many batches it is written.
 
-    ``calibrate`` raises:
-        CalibrationError: the file is damaged or something else; or it was kept of other weights, sites or options, in
-            another process of a group, or on other batches.
+    Raises:
+        CalibrationError: when ``calibrate`` runs: the file is damaged or something else, cannot be written, or was kept
+            of other weights, sites or options, in another process of a group, or on other batches.
 
     >>> import tempfile
     >>> from torch import nn

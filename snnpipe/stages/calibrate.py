@@ -142,7 +142,7 @@ def _calibrate(
         unread = journal.unread(batches, max_batches)
         with torch.no_grad():
             reader.walk(unread, read, max_batches, progress, none=everyone.several, first=found.count)
-        journal.end(found)
+        journal.keep(found)
         return found
 
     known = Found(dict(state.statistics))

@@ -13,7 +13,7 @@ import attrs
 import torch
 
 from snnpipe.errors import CalibrationError
-from snnpipe.frozen import FrozenMap
+from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.kernels.statistic import Statistic
 from snnpipe.options import instance
 from snnpipe.stages.fingerprint import of_batch
@@ -102,23 +102,23 @@ class Journal:
         begin: Found,
     ) -> None:  # fmt: skip
         self.begin, self._checkpoint, self._state, self._data = begin, checkpoint, state, ""
-        if checkpoint is not None:
-            self._about = about()
-            kept = checkpoint.read(state, self._about)
-            self.begin, self._before = (begin, "") if kept is None else (kept.found, kept.data)
+        self._about: FrozenMap[str, str] = EMPTY if checkpoint is None else about()
+        self._kept = None if checkpoint is None else checkpoint.read(state, self._about)
+        if self._kept is not None:
+            self.begin = self._kept.found
+        self._written = self.begin.count
 
     def unread(self, batches: Iterable[Any], limit: int | None) -> Iterable[Any]:
         """The batches behind those that were read before, which must be the same as then."""
-        count = self.begin.count
-        if self._checkpoint is None or count == 0:
+        if self._checkpoint is None or self._kept is None:
             return batches
-        place = self._checkpoint.place
+        place, count = self._checkpoint.place, self.begin.count
         if limit is not None and limit < count:
             raise CalibrationError(f"calibrate: {place} has {count} batches already, more than max_batches={limit}")
         source = iter(batches)
         for number, batch in enumerate(islice(source, count)):
             self._data = of_batch(self._data, batch, number)
-        if self._data != self._before:
+        if self._data != self._kept.data:
             raise CalibrationError(
                 f"calibrate: {place} has {count} batches, and the first {count} here are not these; are they shuffled, "
                 "or changed at random? Read them in the same order, with a seed, or delete the file to begin anew"
@@ -130,13 +130,10 @@ class Journal:
         if self._checkpoint is not None:
             self._data = of_batch(self._data, batch, found.count - 1)
             if found.count % self._checkpoint.every == 0:
-                self._keep(found)
+                self.keep(found)
 
-    def end(self, found: Found) -> None:
-        """Keep what was found in the end."""
-        if self._checkpoint is not None and found.count % self._checkpoint.every:
-            self._keep(found)
-
-    def _keep(self, found: Found) -> None:
-        assert self._checkpoint is not None
-        self._checkpoint.write(self._state, Kept(self._about, found.on(torch.device("cpu")), self._data))
+    def keep(self, found: Found) -> None:
+        """Keep what was found on the batches so far, where there is more than before."""
+        if self._checkpoint is not None and found.count > self._written:
+            self._checkpoint.write(self._state, Kept(self._about, found.on(torch.device("cpu")), self._data))
+            self._written = found.count

@@ -116,7 +116,7 @@ class Together:
     def in_turn(self, go_on: Callable[[Value], Value], value: Value) -> Value:
         """``go_on`` of what the process before it made, by rank: what one process makes of all data, to the bit."""
         for rank in range(self.size):
-            value = self.shares(go_on(value) if rank == self.rank else value)[rank]
+            value = self.shares(go_on(value) if rank == self.rank else None)[rank]  # type: ignore[assignment]
         return value
 
     def _exchanged(self, value: Any, failure: str) -> list[tuple[str, Any, str]]:
