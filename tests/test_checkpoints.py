@@ -89,6 +89,14 @@ def test_every_statistic_goes_on_to_the_bit(rule, cut, tmp_path):
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_a_batch_is_noted_as_it_came(tmp_path):
+    """What the user's own function writes into it does not count."""
+    forward = lambda model, batch: model(batch.mul_(2.0))  # noqa: E731
+    kept(tmp_path / "x", batches()[:4], forward=forward)
+    alone = calibrate(batches(), forward=forward)(sited(maximum()))
+    assert state_equal(kept(tmp_path / "x", forward=forward), alone)
+
+
 def test_a_loader_goes_on(tmp_path):
     data = TensorDataset(torch.cat(batches()), torch.arange(320))
     loader = lambda seed: DataLoader(  # noqa: E731

@@ -24,6 +24,7 @@ from snnpipe import (
     maximum,
     pipe,
     replace,
+    state_equal,
     trace,
 )
 from tests.processes import CORRECTIONS, RULES, batches, corrected, evaluated, measured, model, spiking, swept
@@ -182,6 +183,17 @@ def test_the_example_of_the_page_runs(tmp_path):
 def test_weights_are_trained_in_one_process():
     with pytest.raises(StageError, match="a group has no order; train in one process"):
         correct_weights(batches(), T=2, group=None)
+
+
+def test_a_group_of_one_is_that_process_and_one_that_is_gone_is_refused(tmp_path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    group = distributed.group.WORLD
+    try:
+        assert state_equal(measured(maximum(), batches(), group), measured(maximum(), batches(), ...))
+    finally:
+        distributed.destroy_process_group()
+    with pytest.raises(CalibrationError, match="must be a process group"):
+        calibrate(batches(), group=group)
 
 
 @pytest.mark.parametrize("wrong", [None, 1, "gloo"])

@@ -119,8 +119,7 @@ def _calibrate(
 
     def fold(begin: Found, everyone: Together) -> Found:
         """What was measured, and what this process measures."""
-        about = partial(_about, state, mask, everyone)
-        journal = Journal(checkpoint, state, about, begin)
+        journal = Journal(checkpoint, state, partial(_about, state, mask, everyone), begin)
         found = journal.begin.on(model.home if device is None else torch.device(device))
 
         def measure(number: int, given: dict[str, Any]) -> Any:
@@ -135,14 +134,15 @@ def _calibrate(
 
         def read(number: int, batch: Any) -> None:
             nonlocal found
+            journal.see(batch, number)
             reader.hand(batch, number, partial(measure, number))
             found = attrs.evolve(found, count=number + 1)
-            journal.add(batch, found)
+            journal.keep(found)
 
         unread = journal.unread(batches, max_batches)
         with torch.no_grad():
             reader.walk(unread, read, max_batches, progress, none=everyone.several, first=found.count)
-        journal.keep(found)
+        journal.keep(found, end=True)
         return found
 
     known = Found(dict(state.statistics))

@@ -125,15 +125,15 @@ class Journal:
             )
         return source
 
-    def add(self, batch: Any, found: Found) -> None:
-        """Note that a batch was read, and keep what was found when it is time."""
+    def see(self, batch: Any, number: int) -> None:
+        """Note a batch before it is read."""
         if self._checkpoint is not None:
-            self._data = of_batch(self._data, batch, found.count - 1)
-            if found.count % self._checkpoint.every == 0:
-                self.keep(found)
+            self._data = of_batch(self._data, batch, number)
 
-    def keep(self, found: Found) -> None:
-        """Keep what was found on the batches so far, where there is more than before."""
-        if self._checkpoint is not None and found.count > self._written:
+    def keep(self, found: Found, end: bool = False) -> None:
+        """Keep what was found on the batches so far, when it is time, and what is new in the end."""
+        if self._checkpoint is None or found.count == self._written:
+            return
+        if end or found.count % self._checkpoint.every == 0:
             self._checkpoint.write(self._state, Kept(self._about, found.on(torch.device("cpu")), self._data))
             self._written = found.count

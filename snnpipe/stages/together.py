@@ -28,6 +28,7 @@ def _group(value: Any) -> Any:
         raise RefusalError("call torch.distributed.init_process_group first")
     if not distributed.is_available() or not isinstance(value, distributed.ProcessGroup):
         raise TypeError
+    distributed.get_rank(value)  # an error of one that was destroyed
     return value
 
 
