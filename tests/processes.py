@@ -87,8 +87,14 @@ def spiking():
     return replace(measured(maximum(), batches(), ...))
 
 
+def wide():
+    """The network in float64, in which sums in another order have other bits."""
+    data = [x.double() for x in batches()]
+    return pipe(model().double(), trace, instrument(statistic=maximum()), calibrate(data), replace)
+
+
 def corrected(name, data, group=...):
-    return pipe(spiking(), CORRECTIONS[name](data, group=group))
+    return pipe(wide(), CORRECTIONS[name]([x.double() for x in data], group=group))
 
 
 def evaluated(data, group=..., **options):

@@ -27,7 +27,7 @@ from snnpipe import (
     state_equal,
     trace,
 )
-from tests.processes import CORRECTIONS, RULES, batches, corrected, evaluated, measured, model, spiking, swept
+from tests.processes import CORRECTIONS, RULES, batches, corrected, evaluated, measured, model, swept, wide
 
 pytestmark = [
     pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="needs gloo"),
@@ -125,7 +125,7 @@ def test_three_processes_correct_as_one_does(name, folder):
         assert params.keys() == alone.params.keys()
         assert all(torch.equal(params[key], value) for key, value in alone.params.items())
         assert history == [str(event) for event in alone.history]
-    assert alone.params.keys() - spiking().params.keys() or name == "balance"
+    assert alone.params.keys() - wide().params.keys() or name == "balance"
 
 
 def test_three_processes_evaluate_and_sweep_as_one_does(folder):
