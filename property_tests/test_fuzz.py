@@ -243,17 +243,19 @@ call("embed", snnpipe.embed, model=lambda: nn.Sequential(things().model), parts=
 call("fuse", on_state(fuse, "traced"), rules=snnpipe.FUSE_RULES)
 call("instrument", on_state(instrument, "traced"), rules=SITE_RULES, statistic=maximum())
 call("calibrate", on_state(calibrate, "traced"), batches=lambda: [things().x], forward=None, mask=None, max_batches=2,
-     progress=False, device="cpu", group=...)  # fmt: skip
+     progress=False, device="cpu", checkpoint=None, group=...)  # fmt: skip
+call("checkpoint", lambda path, every: calibrate([things().x], checkpoint=snnpipe.checkpoint(path, every=every))(
+    things().traced), path=lambda: FOLDER / "kept", every=2)  # fmt: skip
 call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), threshold=maximum(), rules=(),
      keep=None)  # fmt: skip
 call("td_rewrite", on_state(snnpipe.td_rewrite, "measured"), code=TD)
 for correct in (correct_bias, snnpipe.correct_potential, snnpipe.correct_threshold):
     call(correct.__name__, on_state(correct, "spiking"), batches=lambda: [things().x], T=2, per="channel", code=RATE,
-         schedule=snnpipe.wave(2), max_batches=1, budget=2**20)  # fmt: skip
+         schedule=snnpipe.wave(2), max_batches=1, budget=2**20, group=...)  # fmt: skip
 call("correct_weights", on_state(snnpipe.correct_weights, "spiking"), batches=lambda: [things().x], T=2, code=RATE,
-     schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False)  # fmt: skip
+     schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False, group=...)  # fmt: skip
 call("balance", on_state(snnpipe.balance, "spiking"), batches=lambda: [things().x], T=2, per="layer", code=RATE,
-     max_batches=1, budget=2**20)  # fmt: skip
+     max_batches=1, budget=2**20, group=...)  # fmt: skip
 call("quantise_weights", on_state(snnpipe.quantise_weights, "traced"), bits=8, per="channel")
 call("roundings", snnpipe.roundings, state=lambda: things().traced, bits=8, per="layer")
 call("absorb", lambda state: snnpipe.absorb(state), state=lambda: things().spiking)
@@ -323,11 +325,11 @@ call("to_onnx", snnpipe.to_onnx, program=lambda: things().program, path=lambda: 
 call("readout_delay", lambda snn, x, **options: snnpipe.readout_delay(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=8)  # fmt: skip
 call("sweep", snnpipe.sweep, model=lambda: things().model, recipes=lambda: ["opi"], batches=lambda: [things().x],
-     data=lambda: things().data, T=(1,), progress=False)  # fmt: skip
+     data=lambda: things().data, T=(1,), progress=False, group=...)  # fmt: skip
 call("evaluate", snnpipe.evaluate, snn=lambda: things().snn, loader=lambda: things().data, T=2,
      ann=lambda: things().model, top=1, metric=first_scores, labels=second, forward=called_on_first,
      encoding=snnpipe.constant(), schedule="step", delay=0, until=snnpipe.confident(0.9), confidence=0.9, max_batches=1,
-     progress=False)  # fmt: skip
+     progress=False, group=...)  # fmt: skip
 call("Evaluation.plot", method(lambda: things().evaluated, "plot"), path=lambda: FOLDER / "figure.png")
 call("explain", snnpipe.explain, model=lambda: things().model, snn=lambda: things().snn, batches=lambda: [things().x],
      T=2, schedule="step", delay=0, try_advice=False, max_batches=1, progress=False)  # fmt: skip

@@ -40,6 +40,7 @@ from snnpipe.errors import (
     TraceError,
     UnsupportedError,
 )
+from snnpipe.exchange.checkpoints import checkpoint
 from snnpipe.exchange.expressions import parse
 from snnpipe.exchange.files import load, save
 from snnpipe.exchange.nir.from_nir import from_nir
@@ -102,15 +103,15 @@ __all__ = [
     "Selector", "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
     "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold",
     "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
-    "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",
-    "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest", "ema", "embed", "encoder",
-    "energy", "evaluate", "events", "every_fake_quantize_site", "explain", "first_fault", "fixed", "frames", "from_nir",
-    "fuse", "generate", "geometric", "graded", "group", "instrument", "integrate_and_fire", "latency",
-    "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing", "low_pass", "matching_levels",
-    "maximum", "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile", "perplexity", "pipe", "pipeline",
-    "poisson", "prompt", "quantise_weights", "readout_delay", "recipes", "repaired", "replace", "report", "restarted",
-    "roundings", "save", "save_statistics", "scaled", "sensitivity", "signed_memory", "spike_counts",
-    "spikes_per_neuron", "st_bif", "state_equal", "stream", "such_that", "suggest", "sweep", "td_rewrite",
-    "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn", "trace",
-    "trace_decoder", "verify", "wave", "wires",
+    "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "checkpoint", "compiled",
+    "confident", "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest",
+    "ema", "embed", "encoder", "energy", "evaluate", "events", "every_fake_quantize_site", "explain", "first_fault",
+    "fixed", "frames", "from_nir", "fuse", "generate", "geometric", "graded", "group", "instrument",
+    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
+    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile",
+    "perplexity", "pipe", "pipeline", "poisson", "prompt", "quantise_weights", "readout_delay", "recipes", "repaired",
+    "replace", "report", "restarted", "roundings", "save", "save_statistics", "scaled", "sensitivity", "signed_memory",
+    "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "stream", "such_that", "suggest", "sweep",
+    "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn",
+    "trace", "trace_decoder", "verify", "wave", "wires",
 ]  # fmt: skip

@@ -34,6 +34,7 @@ from snnpipe.stages.replace import replace
 from snnpipe.stages.siteless import advice, nonlinear
 from snnpipe.stages.td_rewrite import td_rewrite
 from snnpipe.stages.to_snn import to_snn
+from snnpipe.stages.together import GROUP, Together
 from snnpipe.stages.trace import MODEL, trace
 from snnpipe.state import ConversionState, Event, Levels, Site
 from snnpipe.text import Call, expression, written
@@ -71,7 +72,8 @@ class Recipe:
         code: ``code(T)``, the code.
         schedule: ``"step"``, ``"layer"`` or ``wave(K)``, as ``SpikingNetwork`` takes it.
         pre: steps of a first pass; the code must begin anew after them.
-        corrections: stages ``correct(batches, T=, code=, schedule=)`` made behind ``replace``, in order.
+        corrections: stages ``correct(batches, T=, code=, schedule=)`` made behind ``replace``, in order; in several
+            processes they get ``group=`` too.
         delay: ``delay(snn, batches, T)``, how many of the T steps the readout leaves out.
         rules: where the sites are; ``TRANSFORMER_RULES`` take the place of the default ones where these find none, and
             ``BOTTLENECK_RULES`` where there are linear bottlenecks and the neuron has events of either sign.
@@ -90,10 +92,11 @@ class Recipe:
     rules: tuple[SiteRule, ...] = attrs.field(default=SITE_RULES, validator=valid(functions("node", "graph")))
     made: Call | None = attrs.field(default=None, kw_only=True, eq=False)
 
-    @takes(InputError, model=MODEL_OR_STATE, batches=BATCHES, T=STEPS)
+    @takes(InputError, model=MODEL_OR_STATE, batches=BATCHES, T=STEPS, group=GROUP)
     def __call__(
-        self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int, forward: Forward | None = None
-    ) -> Converted:
+        self, model: nn.Module | ConversionState, batches: Iterable[Any], *, T: int, forward: Forward | None = None,
+        group: Any = ...,
+    ) -> Converted:  # fmt: skip
         """Convert for ``T`` steps; the model or state is unchanged.
 
         Args:
@@ -101,15 +104,17 @@ class Recipe:
             batches: calibration data as ``calibrate`` takes it, readable more than once.
             T: steps, those of a first pass not counted.
             forward: as for ``calibrate``; every stage that reads the data calls it.
+            group: processes, as for ``calibrate``; every stage that reads the data runs in all of them.
 
         Raises:
-            StageError: the network has no site for a neuron of this kind.
+            StageError: the network has no site for a neuron of this kind; or, of a group, the recipe trains weights.
         """
         state = model if isinstance(model, ConversionState) else pipe(model, trace)
         constants = state.whole.constants if state.whole else EMPTY
         if forward is not None or state.whole is not None:
             batches, state = read_by_name(state, batches, self.name, forward), state.evolve(whole=None, made=state.made)
-        return finished(self, pipe(state, fuse, begun(self, T), calibrate(batches)), batches, T, constants)
+        measured = pipe(state, fuse, begun(self, T), calibrate(batches, group=group))
+        return finished(self, measured, batches, T, constants, group)
 
     def __repr__(self) -> str:
         return expression(self)
@@ -125,16 +130,27 @@ def begun(recipe: Recipe, T: int) -> Callable[[ConversionState], ConversionState
 
 
 def finished(
-    recipe: Recipe, state: ConversionState, batches: Iterable[Any], T: int, constants: FrozenMap[str, Any] = EMPTY
-) -> Converted:
+    recipe: Recipe, state: ConversionState, batches: Iterable[Any], T: int,
+    constants: FrozenMap[str, Any] = EMPTY, group: Any = ...,
+) -> Converted:  # fmt: skip
     """What a recipe for T steps makes of a state that ``begun`` marked and ``calibrate`` measured."""
     code = CODE.hold(recipe.code(T), f"code({T})", recipe.name, StageError)
     state = pipe(state, replace(neuron=recipe.neuron, threshold=state.threshold))
+    several = {} if group is ... else {"group": group}
     for correct in recipe.corrections:
-        state = correct(batches, T=recipe.pre + T, code=code, schedule=recipe.schedule)(state)
+        state = correct(batches, T=recipe.pre + T, code=code, schedule=recipe.schedule, **several)(state)
     snn = pipe(state, td_rewrite(code=code), to_snn)
     snn.__dict__.update(made=(repr(recipe),), constants=constants)
-    return Converted(recipe, snn, T, recipe.delay(snn, batches, T) if recipe.delay else 0)
+    return Converted(recipe, snn, T, _delay(recipe, snn, batches, T, group) if recipe.delay else 0)
+
+
+def _delay(recipe: Recipe, snn: SpikingNetwork, batches: Iterable[Any], T: int, group: Any) -> int:
+    """How many steps the readout leaves out, by the data of the first process that has any."""
+    assert recipe.delay is not None
+    with Together(group, recipe.name, str) as everyone:
+        some = not everyone.several or next(iter(batches), None) is not None
+        delays = everyone.shares(recipe.delay(snn, batches, T) if some else None)
+        return next(delay for delay in delays if delay is not None)
 
 
 def _sited(recipe: Recipe, statistic: Threshold, state: ConversionState) -> ConversionState:

@@ -19,6 +19,8 @@ from snnpipe.frozen import FrozenMap
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Options that say where and on what something runs, not what it makes.
+_HERE = ("batches", "checkpoint", "group")
 #: The longest text of a value nobody here made.
 LONGEST = 60
 
@@ -52,7 +54,7 @@ class Call:
     @property
     def text(self) -> str:
         """The expression without the data in it: what ``parse`` reads."""
-        given = {key: _unfilled(key, value) for key, value in self.options.items() if key not in ("batches", "group")}
+        given = {key: _unfilled(key, value) for key, value in self.options.items() if key not in _HERE}
         found = self._written(given)
         return found.removesuffix("()") if "batches" in self.options else found
 

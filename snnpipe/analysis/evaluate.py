@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import Any
 
 import attrs
@@ -13,7 +14,7 @@ from snnpipe.analysis.activity import Counter
 from snnpipe.analysis.evaluation import Evaluation
 from snnpipe.analysis.interval import CONFIDENCE
 from snnpipe.analysis.labels import Labels, labels_of
-from snnpipe.analysis.passing import Pass
+from snnpipe.analysis.passing import Pass, Totals
 from snnpipe.analysis.scores import Metric, Scorer
 from snnpipe.checks import Check, RefusalError, takes
 from snnpipe.errors import CalibrationError, InputError
@@ -24,7 +25,9 @@ from snnpipe.runtime.inputs import DELAY, check_delay
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.runtime.until import UNTIL, Until, check_alone
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.stages.fingerprint import fingerprint
 from snnpipe.stages.to_snn import to_module
+from snnpipe.stages.together import GROUP, Together
 from snnpipe.state import ConversionState
 from snnpipe.waves import SCHEDULE, STEP, Wave
 
@@ -46,7 +49,7 @@ _ANN = optional(Check("must be the ANN, a module or the state it was traced to",
     InputError, snn=NETWORK, loader=attrs.evolve(BATCHES_AND_T, wanted="must be an iterable of batches (x, labels)"),
     T=RUN, ann=_ANN, top=WHOLE, metric=optional(function("output", "labels")), labels=optional(function("batch")),
     forward=optional(function("model", "batch")), encoding=ENCODING, schedule=SCHEDULE, delay=DELAY, until=UNTIL,
-    confidence=CONFIDENCE, max_batches=MAX_BATCHES, progress=FLAG,
+    confidence=CONFIDENCE, max_batches=MAX_BATCHES, progress=FLAG, group=GROUP,
 )  # fmt: skip
 def evaluate(
     snn: SpikingNetwork,
@@ -65,6 +68,7 @@ def evaluate(
     confidence: float = 0.95,
     max_batches: int | None = None,
     progress: bool = False,
+    group: Any = ...,
 ) -> Evaluation:
     """Run a network over labelled data once and score what it says after every step; the network is unchanged.
 
@@ -85,9 +89,11 @@ def evaluate(
         confidence: of the intervals.
         max_batches: stop after so many.
         progress: show a progress bar.
+        group: processes that evaluate the same network, each on its own batches, as for ``calibrate``; all of them get
+            what one process counts on all the data.  ``seconds`` are those of all processes.
 
     Raises:
-        CalibrationError: a batch that does not fit the network, or has no labels.
+        CalibrationError: a batch that does not fit the network, or has no labels.  Of a group: as ``calibrate``.
         InputError: labels that do not fit the output, a metric that gives no numbers, outputs that are not finite.
 
     >>> from torch import nn
@@ -109,9 +115,11 @@ def evaluate(
         check_alone("last", delay)
     counter = Counter()
     run = Pass(counter.twin(snn), counter, wave, T, delay, encoding, until, ann, Scorer(top, metric))  # type: ignore[arg-type]
+    mine = Totals()
     reader = Reader("evaluate", snn.graph, snn.weights, forward)
 
     def read(number: int, batch: Any) -> None:
+        nonlocal mine
         found: list[dict[str, Any]] = []
 
         def one(given: dict[str, Any]) -> Any:
@@ -129,8 +137,13 @@ def evaluate(
                 f"evaluate: batch {number} has no labels behind the inputs; write evaluate(snn, [(x, labels)], T=...), "
                 "labels=lambda batch: ..., or ann=model to compare with the ANN alone"
             )
-        run.batch(found[0], said, number)
+        mine += run.batch(found[0], said, number)
 
-    with torch.no_grad():
-        reader.walk(loader, read, max_batches, progress)
-    return run.evaluation(confidence)
+    def same() -> str:
+        asked = (T, snn.code, wave, delay, encoding.name, until, run.scorer.name)
+        theirs = {} if run.ann is None else {f"ann: {key}": held for key, held in run.ann.state_dict().items()}
+        return fingerprint((str(snn.graph), *map(str, asked)), snn.state_dict() | theirs)
+
+    with Together(group, "evaluate", same) as everyone, torch.no_grad():
+        everyone.read(reader.walk(loader, read, max_batches, progress, none=everyone.several))
+        return run.evaluation(reduce(Totals.__add__, everyone.shares(mine)), confidence)

@@ -23,6 +23,7 @@ from snnpipe.recipe import Converted
 from snnpipe.runtime.batches import Reader
 from snnpipe.runtime.inputs import TORCH_SAYS
 from snnpipe.stages.to_snn import to_module
+from snnpipe.stages.together import ALONE, Together
 from snnpipe.state import ConversionState
 
 #: Samples the prices are counted on.
@@ -82,15 +83,23 @@ class Judge:
 
     def classes(self, made: Converted) -> Tensor:
         """The classes a network sees, (N,)."""
-        return torch.cat([made(*given).argmax(1).cpu() for given in self.inputs])
+        return _all([made(*given).argmax(1).cpu() for given in self.inputs])
 
-    def outcome(self, made: Converted) -> Outcome:
-        """What a network gets right, and at what price."""
-        return scored(self.priced(made), self.classes(made), self.labels, self.answers)
+    def accuracy(self, guesses: Tensor, everyone: Together = ALONE) -> tuple[int, float, float]:
+        """How many samples there are, and the shares of right answers and of the ANN's, percent, in all processes."""
+        own = len(guesses), int((guesses == self.labels).sum()), int((guesses == self.answers).sum())
+        samples, right, alike = map(sum, zip(*everyone.shares(own), strict=True))
+        return samples, 100.0 * (right / samples), 100.0 * (alike / samples)
 
-    def priced(self, made: Converted) -> Outcome:
+    def outcome(self, made: Converted, everyone: Together = ALONE) -> Outcome:
+        """What a network gets right, and at what price, with the data of all processes."""
+        _, accuracy, agreement = self.accuracy(self.classes(made), everyone)
+        return attrs.evolve(self.priced(made, everyone), accuracy=accuracy, agreement=agreement)
+
+    def priced(self, made: Converted, everyone: Together = ALONE) -> Outcome:
         """At what price a network answers; what it gets right is not known."""
-        costs = account(made.snn, *_first_samples(self.inputs[0]), T=made.steps, schedule=made.recipe.schedule)
+        found = everyone.shares(_costs(made, self.inputs[0]) if self.inputs else None)
+        events, state, macs = next(costs for costs in found if costs is not None)
         neurons = [module.neuron for module in made.snn.neurons().values()]
         return Outcome(
             made.recipe.name,
@@ -98,11 +107,11 @@ class Judge:
             made.latency,
             torch.nan,
             torch.nan,
-            costs.per_neuron,
+            events,
             max((neuron.wires for neuron in neurons), default=0),
             max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
-            sum(costs.state.values()),
-            costs.mac,
+            state,
+            macs,
         )
 
     def part(self, rows: Tensor) -> Judge:
@@ -131,8 +140,8 @@ class Judge:
         return found.shape == whole.shape and bool((found - whole).abs().max() <= ROUNDING * whole.abs().max())
 
 
-def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: str) -> Judge:
-    """Run the ANN on labelled data.
+def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: str, none: bool = False) -> Judge:
+    """Run the ANN on labelled data; there must be some, unless ``none`` is fine too.
 
     Raises:
         StageError: it is a part of a model.
@@ -143,15 +152,15 @@ def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: s
             f"{where}: {state.whole.path} is a part and no classifier; convert it by each recipe and embed what they "
             "give"
         )
-    labels = torch.cat([y for _, y in data]).cpu()
+    labels = _all([y.cpu() for _, y in data])
     ann, inputs, answers = to_module(state), list[tuple[Any, ...]](), list[Tensor]()
 
     def answer(number: int, given: dict[str, Any]) -> None:
         inputs.append(tuple(given[node["name"]] for node in state.graph.inputs))
         answers.append(_classes(ann, inputs[-1], where))
 
-    Reader(where, state.graph, ann).each([x for x, _ in data], answer)
-    found = torch.cat(answers)
+    Reader(where, state.graph, ann).each([x for x, _ in data], answer, none=none)
+    found = _all(answers)
     if found.shape != labels.shape:
         raise InputError(f"{where}: the model's classes are {tuple(found.shape)}, the labels {tuple(labels.shape)}")
     return Judge(tuple(inputs), tuple(len(y) for _, y in data), labels, found)
@@ -174,6 +183,17 @@ def _classes(ann: nn.Module, given: tuple[Any, ...], where: str) -> Tensor:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"{where}: the model must answer with scores of classes, (B, classes), got {got}")
     return output.argmax(1).cpu()
+
+
+def _all(parts: Sequence[Tensor]) -> Tensor:
+    """Classes of all samples, (N,); of none, too."""
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *parts])
+
+
+def _costs(made: Converted, inputs: tuple[Any, ...]) -> tuple[float, float, float]:
+    """The events per neuron, floats of state and multiplications, counted on a few samples of a batch."""
+    costs = account(made.snn, *_first_samples(inputs), T=made.steps, schedule=made.recipe.schedule)
+    return costs.per_neuron, sum(costs.state.values()), costs.mac
 
 
 def _taken(given: tuple[Any, ...], rows: Tensor, size: int) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -21,12 +22,14 @@ from snnpipe.markup.style import piece
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import more, tag
 from snnpipe.options import FLAG, PATH, STEPS, several
-from snnpipe.recipe import MODEL_OR_STATE, Recipe
+from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
 from snnpipe.recipes import named
 from snnpipe.runtime.batches import Forward
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
+from snnpipe.stages.fingerprint import fingerprint, of_state
 from snnpipe.stages.fuse import fuse
+from snnpipe.stages.together import GROUP, Together
 from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState
 
@@ -88,8 +91,14 @@ def _recipes(value: Any) -> list[Recipe]:
     return [named(recipe) for recipe in value]
 
 
+def _shard(value: Any) -> Any:
+    if not isinstance(value, Sequence) or not all(_is_pair(pair) for pair in value):
+        raise TypeError
+    return value
+
+
 def _labelled(value: Any) -> Any:
-    if not isinstance(value, Sequence) or not value or not all(_is_pair(pair) for pair in value):
+    if not _shard(value):
         raise TypeError
     return value
 
@@ -102,13 +111,17 @@ def _is_pair(pair: Any) -> bool:
     return pair[1].ndim == 1 and bool(sizes) and 0 < len(pair[1]) == sizes[0]
 
 
-#: For arguments that are labelled data, recipes, numbers of steps.
+#: For arguments that are labelled data, data that may be none, recipes, numbers of steps.
 DATA = Check("is a list of batches (x, labels)", _labelled, "write [(images, labels)] or list(loader)")
+SHARD = attrs.evolve(DATA, accept=_shard)
 RECIPES_ASKED = Check("must be a list of recipes or their names", _recipes, 'write ["opi", recipes.snm()]')
 TIMES = several(STEPS, "numbers of steps")
 
 
-@takes(InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=DATA, T=TIMES, progress=FLAG)
+@takes(
+    InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=SHARD, T=TIMES, progress=FLAG,
+    group=GROUP,
+)  # fmt: skip
 def sweep(
     model: nn.Module | ConversionState,
     recipes: Iterable[Recipe | str],
@@ -118,6 +131,7 @@ def sweep(
     T: Sequence[int] = (1, 2, 4, 8),
     forward: Forward | None = None,
     progress: bool = False,
+    group: Any = ...,
 ) -> Sweep:
     """Convert a classifier by several recipes and classify the same data with each; the model is unchanged.
 
@@ -132,6 +146,8 @@ def sweep(
         T: for which numbers of steps; each gets a network of its own, for thresholds may depend on it.
         forward: how ``batches`` are read, as for ``calibrate``.
         progress: show a progress bar.
+        group: processes that sweep the same network, as for ``calibrate``, each with its own ``batches`` and ``data``,
+            either of which may be empty; all of them get what one finds with the data of all, in order of rank.
 
     >>> from torch import nn
     >>> _ = torch.manual_seed(1)
@@ -141,14 +157,26 @@ def sweep(
     ('snm', 32, 100.0)
     """
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
+    if group is ...:
+        DATA.hold(data, "data", "sweep", InputError)
     with torch.no_grad():
-        judge = judging(state, data, "sweep")
+        with Together(group, "sweep", partial(of_state, state, recipes, T)) as everyone:
+            judge = judging(state, data, "sweep", none=everyone.several)
+            everyone.read(len(judge.inputs))
+            samples, ann, _ = judge.accuracy(judge.answers, everyone)
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
         for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress):
             try:
-                outcomes.append(judge.outcome(recipe(state, batches, T=steps, forward=forward)))
+                made = recipe(state, batches, T=steps, forward=forward, group=group)
+                with Together(group, "sweep", partial(_same, made)) as everyone:
+                    outcomes.append(judge.outcome(made, everyone))
             except StageError as error:
                 refused[recipe.name] = str(error)
-    return Sweep(tuple(outcomes), judge.ann, len(judge.labels), FrozenMap(refused))
+    return Sweep(tuple(outcomes), ann, samples, FrozenMap(refused))
+
+
+def _same(made: Converted) -> str:
+    """What must be equal in all processes: the network and how it runs."""
+    return fingerprint(f"{made.snn.graph};{made.recipe!r};{made.run}", made.snn.state_dict())

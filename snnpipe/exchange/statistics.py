@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
-import torch
-
 from snnpipe.errors import CalibrationError, SnnpipeError, StageError
 from snnpipe.exchange.fit import missing
 from snnpipe.exchange.sealed import read_sealed, write_sealed
@@ -22,6 +20,7 @@ from snnpipe.frozen import FrozenMap
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrumented
+from snnpipe.stages.prefix import home
 from snnpipe.state import ConversionState, Event
 
 
@@ -114,7 +113,7 @@ def merge_statistics(*others: ConversionState) -> Callable[[ConversionState], Co
                 if known is not None and _shapes(known) != _shapes(summary):
                     name = state.sites[node].name
                     raise CalibrationError(f"merge_statistics: the states measured other channels at site {name}")
-                near = moved(summary, _home(state))
+                near = moved(summary, home(state))
                 merged[node] = near if known is None else statistic.merge(known, near, **statistic.options)
         if lacking := missing(merged, state):
             raise CalibrationError(f"merge_statistics: no state has a statistic for {', '.join(lacking)}")
@@ -124,12 +123,8 @@ def merge_statistics(*others: ConversionState) -> Callable[[ConversionState], Co
 
 
 def _with_statistics(state: ConversionState, found: Mapping[str, Any], stage: str, source: str) -> ConversionState:
-    home = {node: moved(summary, _home(state)) for node, summary in found.items()}
-    return state.evolve(Event(stage, source, f"statistics of {len(home)} sites"), statistics=FrozenMap(home))
-
-
-def _home(state: ConversionState) -> torch.device:
-    return next((tensor.device for tensor in state.params.values()), torch.device("cpu"))
+    near = {node: moved(summary, home(state)) for node, summary in found.items()}
+    return state.evolve(Event(stage, source, f"statistics of {len(near)} sites"), statistics=FrozenMap(near))
 
 
 def _shapes(summary: Any) -> list[tuple[int, ...]]:

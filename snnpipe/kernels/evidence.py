@@ -12,11 +12,16 @@ Knows tensors; nothing of neurons or networks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Total = TypeVar("Total")
+#: ``in_turn(go_on, begin)``: what all who hold samples make of a sum, each going on where the one before it ended.
+InTurn = Callable[[Callable[[Any], Any], Any], Any]
 
 
 def per_sample(x: Tensor, axis: int | None, *, each: bool = False) -> Tensor:
@@ -48,12 +53,20 @@ def added(total: Tensor, rows: Tensor) -> Tensor:
     return reduce(torch.add, rows, total)
 
 
-def estimate(sums: Iterable[tuple[Tensor, Tensor]], one: Tensor | float) -> tuple[Tensor, Tensor]:
+def alone(go_on: Callable[[Total], Total], begin: Total) -> Total:
+    """What one process makes of its data is what is made of all."""
+    return go_on(begin)
+
+
+def estimate(
+    sums: Iterable[tuple[Tensor, Tensor]], one: Tensor | float, in_turn: InTurn = alone
+) -> tuple[Tensor, Tensor]:
     """The correction of each channel, and whether there is evidence for it, (C,).
 
     Args:
         sums: of some samples each ``sum e r`` and ``sum r^2``, (B, C); gone through twice, so no generator.
         one: the least power of a regressor that is not 0, that of one smallest event; what is below half of it is none.
+        in_turn: how those who hold other samples go on with a sum.
 
     >>> one_event = torch.tensor([[0.0], [0.5], [0.0]])
     >>> estimate([(20 * one_event, one_event)], 0.1)
@@ -61,17 +74,27 @@ def estimate(sums: Iterable[tuple[Tensor, Tensor]], one: Tensor | float) -> tupl
     >>> estimate([(2 * torch.ones(3, 1), torch.ones(3, 1))], 0.1)
     (tensor([2.]), tensor([True]))
     """
-    crossed, whole, helped, harmed = [torch.zeros(())] * 4
-    for cross, power in sums:
-        crossed, whole = added(crossed, cross), added(whole, power)
-    count = 0
-    found = torch.where(whole >= 0.5 * one, crossed / whole, 0.0)
-    for cross, power in sums:
-        rest = whole - power
-        without = torch.where(rest >= 0.5 * one, (crossed - cross) / rest, 0.0)
-        helped, harmed = added(helped, 2 * without * cross), added(harmed, without.square() * power)
-        count += len(power)
-    return found, below(harmed, helped, count)
+    zero = torch.zeros(())
+
+    def add(totals: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        crossed, whole = totals
+        for cross, power in sums:
+            crossed, whole = added(crossed, cross), added(whole, power)
+        return crossed, whole
+
+    crossed, whole = in_turn(add, (zero, zero))
+
+    def weigh(totals: tuple[Tensor, Tensor, int]) -> tuple[Tensor, Tensor, int]:
+        helped, harmed, count = totals
+        for cross, power in sums:
+            rest = whole - power
+            without = torch.where(rest >= 0.5 * one, (crossed - cross) / rest, 0.0)
+            helped, harmed = added(helped, 2 * without * cross), added(harmed, without.square() * power)
+            count += len(power)
+        return helped, harmed, count
+
+    helped, harmed, count = in_turn(weigh, (zero, zero, 0))
+    return torch.where(whole >= 0.5 * one, crossed / whole, 0.0), below(harmed, helped, count)
 
 
 def below(after: Tensor, before: Tensor, terms: int) -> Tensor:

@@ -101,12 +101,15 @@ class Reader:
 
     def walk(
         self, batches: Iterable[Any], to: Callable[[int, Any], Any], limit: int | None = None, progress: bool = False,
-        none: bool = False,
+        none: bool = False, first: int = 0,
     ) -> int:  # fmt: skip
-        """Give every batch as it is, or the first ``limit``, to ``to(number, batch)``; how many there were."""
-        count = 0
-        limited = batches if limit is None else take(limit, batches)
-        for number, batch in enumerate(tqdm(limited, self.called, leave=False, disable=not progress)):
+        """Give every batch as it is to ``to(number, batch)``, as long as ``limit`` is not reached; how many there were.
+
+        The batches before number ``first`` were read by others.
+        """
+        count = first
+        limited = batches if limit is None else take(limit - first, batches)
+        for number, batch in enumerate(tqdm(limited, self.called, leave=False, disable=not progress), first):
             to(number, batch)
             count = number + 1
         if count == 0 and not none:
@@ -114,7 +117,7 @@ class Reader:
                 f"{self.called}: there was no batch. Is the loader empty, or a generator that was used up before? "
                 "A generator can be read once: pass a list or a DataLoader"
             )
-        if self.whole is not None and count and not self._standing[0].calls:
+        if self.whole is not None and count > first and not self._standing[0].calls:
             raise CalibrationError(f"{self.called}: the model did not call {self.whole.path} on any of {count} batches")
         return count
 

@@ -8,6 +8,7 @@ neuron is its current, of all samples; ``runtime.shelf`` says where.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -25,7 +26,9 @@ from snnpipe.runtime.batches import Forward, fitting
 from snnpipe.runtime.shelf import WAITING, Shelf
 from snnpipe.runtime.stretches import Stretch, stretches
 from snnpipe.stages.adjustment import Adjustment, Neuron, Seen
-from snnpipe.stages.prefix import bound, check_current, detached
+from snnpipe.stages.fingerprint import of_state
+from snnpipe.stages.prefix import bound, check_current, detached, home
+from snnpipe.stages.together import Together
 from snnpipe.stages.walk import Part, Walk, begun, parts
 from snnpipe.state import ConversionState, Event
 from snnpipe.waves import Wave
@@ -33,18 +36,24 @@ from snnpipe.waves import Wave
 
 def adjusted(
     state: ConversionState, *, adjustments: tuple[Adjustment, ...], batches: Iterable[Any], T: int, per: str,
-    code: Code, schedule: Wave, limit: int | None, forward: Forward | None, budget: int | None, called: str,
+    code: Code, schedule: Wave, limit: int | None, forward: Forward | None, budget: int | None, group: Any,
+    called: str,
 ) -> ConversionState:  # fmt: skip
     """The state with every neuron adjusted; see ``stages.correct`` for the arguments."""
-    inputs, clocks = bound(state, batches, called, limit, forward), tuple(schedule.clocks(code, T))
-    tree, events = module_tree(state.graph, detached(state.params)), list[Event]()
+    clocks, events = tuple(schedule.clocks(code, T)), list[Event]()
+    tree = module_tree(state.graph, detached(state.params))
     found: dict[str, dict[str, Tensor]] = {}
-    with torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
+    same = partial(of_state, state, adjustments, T, per, str(code), str(schedule))
+    processes = Together(group, called, same, home(state))
+    with processes as everyone, torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
+        inputs = bound(state, batches, called, limit, forward, everyone)
         data = parts(inputs, state.graph, tree, len(clocks), budget)
         journey = _Journey(state, data, tree, code, clocks, shelf, called)
         for way, own_way in journey.ways:
             node, path = way.neuron, neuron_path(way.neuron)
-            neuron = Neuron(node, tree.get_submodule(path), clocks, per, timed=own_way.timed, called=called)
+            neuron = Neuron(
+                node, tree.get_submodule(path), clocks, per, timed=own_way.timed, called=called, everyone=everyone
+            )
             seen = journey.on(way, own_way, any(adjustment.of_current for adjustment in adjustments))
             found[node.name], notes = neuron.adjusted(adjustments, seen, shelf)
             journey.leave(neuron, seen, found[node.name])

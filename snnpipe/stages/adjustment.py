@@ -6,6 +6,7 @@ Knows the data of one neuron; the network around it is ``stages.adjust``'s busin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import attrs
@@ -22,6 +23,7 @@ from snnpipe.kernels.statistic import along
 from snnpipe.kernels.temporal import constant
 from snnpipe.runtime.scans import fired
 from snnpipe.runtime.shelf import Kept, Row, Shelf
+from snnpipe.stages.together import Together
 
 
 @attrs.frozen(eq=False)
@@ -64,11 +66,14 @@ class Neuron:
         per: ``"channel"`` or ``"neuron"``, what has an adjustment of its own.
         timed: whether its current has a time axis.
         called: the stage, for messages.
+        everyone: the processes that have data.
     """
 
     def __init__(
-        self, node: Node, module: Any, clocks: Sequence[Clock], per: str, *, timed: bool, called: str
+        self, node: Node, module: Any, clocks: Sequence[Clock], per: str, *, timed: bool, called: str,
+        everyone: Together,
     ) -> None:  # fmt: skip
+        self.everyone = everyone
         self.node, self.path, self.module, self.per, self.called = node, neuron_path(node), module, per, called
         self.clocks, self.timed, self.worth = clocks, timed, worths(clocks)
         self.begin = clocks[0].worth[0] / clocks[0].a  # of the first step in the mean of the first chunk
@@ -95,12 +100,12 @@ class Neuron:
         """What is adjusted, by key, and words for it; made in order, the neuron runs anew after each."""
         own: dict[str, Tensor] = {}
         notes: list[tuple[str, str]] = []
-        like = seen[0].a.value
+        like = self._like(seen)
         for adjustment in adjustments:
             change, evident, before, terms = self._estimated(adjustment, seen, own, shelf)
             kept = evident
             if adjustment.key != "scale":  # least squares never add to the error that they minimise
-                after = self._error(seen, self._with(own, adjustment.key, change, like))
+                after = self._error(seen, self._with(own, adjustment.key, change, like), shelf)
                 kept = evident & below(after, before, terms)
             change = torch.where(kept, change, 0.0)
             own = self._with(own, adjustment.key, change, like)
@@ -111,19 +116,21 @@ class Neuron:
         self, adjustment: Adjustment, seen: Sequence[Seen], own: dict[str, Tensor], shelf: Shelf
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """The change of each channel, whether there is evidence for it, the error without it, and of how many terms."""
-        sums, before, terms, scales = list[Kept](), torch.zeros(()), 0, adjustment.key == "scale"
+        sums, errors, terms, scales = list[Kept](), list[Kept](), 0, adjustment.key == "scale"
         for part in seen:
             wanted, current = part.a.value, part.current.value
             a = decoded(self.sent(current, own), self.worth)
             lacking = wanted - a
-            before, terms = self._added(before, lacking.square()), terms + a.numel()
+            errors.append(shelf.keep(self._sums(lacking.square())))
+            terms += a.numel()
             if adjustment.of_current and part.z is not None:
                 lacking = part.z.value - decoded(self.given(current, own), self.worth)
             cross = self._sums(lacking * a if scales else lacking)
             positions = cross.new_tensor(float(a.numel() // cross.numel())).expand_as(cross)
             sums.append(shelf.keep((cross, self._sums(a.square()) if scales else positions)))
+        before, terms = self._total(errors), sum(self.everyone.shares(terms))
         one = self._smallest(before.numel()).square() if scales else 1.0
-        change, evident = estimate(Row(sums), one)
+        change, evident = estimate(Row(sums), one, self.everyone.in_turn)
         if scales:
             evident &= (change >= -1) & (change <= 2 * sum(self.worth) / self.least - 1)
         if adjustment.key == "charge":
@@ -131,13 +138,25 @@ class Neuron:
             evident &= change.abs() <= self._most()
         return change, evident, before, terms
 
-    def _error(self, seen: Sequence[Seen], own: dict[str, Tensor]) -> Tensor:
+    def _error(self, seen: Sequence[Seen], own: dict[str, Tensor], shelf: Shelf) -> Tensor:
         """The squared error of the output, by channel."""
-        total = torch.zeros(())
+        errors = list[Kept]()
         for part in seen:
             lacking = part.a.value - decoded(self.sent(part.current.value, own), self.worth)
-            total = self._added(total, lacking.square())
+            errors.append(shelf.keep(self._sums(lacking.square())))
+        return self._total(errors)
+
+    def _total(self, rows: Sequence[Kept]) -> Tensor:
+        """The sum of rows, (B, C) each, over the samples of all processes."""
+        total: Tensor = self.everyone.in_turn(lambda now: reduce(self._added, Row(rows), now), torch.zeros(()))
         return total
+
+    def _like(self, seen: Sequence[Seen]) -> Tensor:
+        """A tensor of the kind of the activation, of no samples; a process without data has it of the others."""
+        mine = seen[0].a.value if seen else None
+        kinds = self.everyone.shares(None if mine is None else mine.new_empty(0, *mine.shape[1:]))
+        found: Tensor = next(kind for kind in kinds if kind is not None)
+        return found
 
     def _with(self, own: dict[str, Tensor], key: str, change: Tensor, like: Tensor) -> dict[str, Tensor]:
         change = change.to(like.dtype)
@@ -149,8 +168,7 @@ class Neuron:
     def _sums(self, x: Tensor) -> Tensor:
         return per_sample(x, self.node["axis"], each=self.per == "neuron")
 
-    def _added(self, total: Tensor, x: Tensor) -> Tensor:
-        sums = self._sums(x)
+    def _added(self, total: Tensor, sums: Tensor) -> Tensor:
         if total.ndim and len(total) != sums.shape[1]:
             raise CalibrationError(
                 f"{self.called}: at {self.path}, batches of different sizes have no neurons in common; "

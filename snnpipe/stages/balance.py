@@ -15,7 +15,7 @@ from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Node, Param
-from snnpipe.kernels.statistic import EXTREMA
+from snnpipe.kernels.statistic import channel_max
 from snnpipe.ops.lift import lift
 from snnpipe.options import RUN, one_of
 from snnpipe.runtime.batches import Forward, fitting
@@ -26,20 +26,22 @@ from snnpipe.runtime.stretches import stretches
 from snnpipe.stage import BoundStage
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.correct import HAS_NEURONS
+from snnpipe.stages.fingerprint import of_state
 from snnpipe.stages.fuse import NOT_LIFTED
-from snnpipe.stages.prefix import bound, check_current, detached
+from snnpipe.stages.prefix import bound, check_current, detached, home
 from snnpipe.stages.thresholds import filled, like_network
+from snnpipe.stages.together import GROUP, Together
 from snnpipe.stages.walk import Walk, begun, parts
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import remembered
 
 
 @takes(StageError, batches=BATCHES_AND_T, T=RUN, per=one_of("layer", "channel"), code=CODE, max_batches=MAX_BATCHES,
-       budget=BYTES)  # fmt: skip
+       budget=BYTES, group=GROUP)  # fmt: skip
 @remembered
 def balance(
     batches: Iterable[Any], *, T: int, per: str = "layer", code: Code = RATE, forward: Forward | None = None,
-    max_batches: int | None = None, budget: int | None = None,
+    max_batches: int | None = None, budget: int | None = None, group: Any = ...,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron the largest current it meets while the layers before it spike as threshold.
 
@@ -58,32 +60,35 @@ def balance(
         forward: as for ``calibrate``.
         max_batches: read no more than so many.
         budget: bytes of memory for what waits, by default 512 MiB; as for ``correct_bias``.
+        group: processes, as for ``calibrate``.
 
     Raises:
         StageError: no neurons yet, or already carried to a code.
         CalibrationError: no batch, one that does not fit the network, or NaN or infinity at a neuron; names the batch.
+            Of a group: as ``calibrate``.
 
     Reference: Sengupta et al. 2019, "Going deeper in spiking neural networks: VGG and residual architectures",
     Frontiers in Neuroscience.
     """
     given = {"batches": batches, "T": T, "per": per, "code": code, "forward": forward, "limit": max_batches}
-    given |= {"budget": budget}
+    given |= {"budget": budget, "group": group}
     return BoundStage(_balance, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
 
 
 def _balance(
     state: ConversionState, *, batches: Iterable[Any], T: int, per: str, code: Code, forward: Forward | None,
-    limit: int | None, budget: int | None,
+    limit: int | None, budget: int | None, group: Any,
 ) -> ConversionState:  # fmt: skip
-    inputs = bound(state, batches, "balance", limit, forward)
     lifted, clocks = lift(state.graph, temporal_inputs=False), [code.clock(t) for t in range(1, T + 1)]
     tree, params, events = module_tree(state.graph, detached(state.params)), dict(state.params), list[Event]()
-    with torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
+    processes = Together(group, "balance", partial(of_state, state, T, per, str(code)), home(state))
+    with processes as everyone, torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
+        inputs = bound(state, batches, "balance", limit, forward, everyone)
         data = parts(inputs, state.graph, tree, T, budget)
         walk = Walk(tree, clocks, shelf, begun(data, lifted))
         left: Callable[[int], dict[str, Tensor]] = _nothing
         for way in stretches(lifted, code, over_time=True):
-            node, path, currents, found = way.neuron, neuron_path(way.neuron), dict[int, Kept](), list[Any]()
+            node, path, currents, found = way.neuron, neuron_path(way.neuron), dict[int, Kept](), list[Tensor]()
             for k, part in enumerate(data):
                 sent = left(k)
                 with fitting("balance", part.number, part.given, tree):
@@ -92,8 +97,9 @@ def _balance(
                 found.append(_largest(z, node, way.timed, per))
                 currents[k] = shelf.keep(z)
             neuron: Any = tree.get_submodule(path)
+            largest = reduce(torch.maximum, found) if found else None
             if not isinstance(node.get("cap"), Param):
-                theta = filled(reduce(EXTREMA.merge, found).max)
+                theta = filled(reduce(torch.maximum, (mine for mine in everyone.shares(largest) if mine is not None)))
                 theta = theta if node.get("cap") is None else theta.clamp(max=node["cap"])
                 neuron.threshold = params[node["threshold"].key] = like_network(theta, params)
                 said = f"theta {neuron.threshold.min():.3g}..{neuron.threshold.max():.3g} from T = {T} under {code}"
@@ -114,8 +120,8 @@ def _left(
     return {name: fired(neuron, None, currents.pop(k).value, clocks, timed)[0]}
 
 
-def _largest(z: Tensor, node: Node, timed: bool, per: str) -> Any:
+def _largest(z: Tensor, node: Node, timed: bool, per: str) -> Tensor:
     """The largest current of a step, per channel or of the layer."""
     axis = node["axis"] if per == "channel" else None
     each = [z.abs() if node.get("signed", False) else z for z in (z.unbind() if timed else [z])]
-    return reduce(EXTREMA.merge, [EXTREMA.summarise(now, axis) for now in each])
+    return reduce(torch.maximum, [channel_max(now, axis) for now in each])

@@ -12,22 +12,23 @@ import torch
 from snnpipe.checks import takes
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
-from snnpipe.kernels.statistic import Statistic
 from snnpipe.options import FLAG, TEXT, function, optional
 from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.stage import BoundStage, check_state
 from snnpipe.stages.batches import BATCHES, DEVICE, MAX_BATCHES
+from snnpipe.stages.fingerprint import of_state
+from snnpipe.stages.found import CHECKPOINT, Checkpoint, Found, Journal
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrumented, warn_siteless
-from snnpipe.stages.measuring import Measuring, check_finite, on_device
-from snnpipe.stages.together import GROUP, fingerprint, together
+from snnpipe.stages.measuring import Measuring, check_finite
+from snnpipe.stages.together import GROUP, Together
 from snnpipe.state import ConversionState, Event, Levels
 from snnpipe.text import remembered
 
 
 @takes(
     CalibrationError, batches=BATCHES, forward=optional(function("model", "batch")), mask=optional(TEXT),
-    max_batches=MAX_BATCHES, progress=FLAG, device=optional(DEVICE), group=GROUP,
+    max_batches=MAX_BATCHES, progress=FLAG, device=optional(DEVICE), checkpoint=optional(CHECKPOINT), group=GROUP,
 )  # fmt: skip
 @remembered
 def calibrate(
@@ -38,6 +39,7 @@ def calibrate(
     max_batches: int | None = None,
     progress: bool = False,
     device: torch.device | str | None = None,
+    checkpoint: Checkpoint | None = None,
     group: Any = ...,
 ) -> BoundStage:
     """A stage that measures every site over ``batches``; marks the default sites first if nobody did.
@@ -59,6 +61,7 @@ def calibrate(
         max_batches: stop after so many.
         progress: show a progress bar.
         device: where to run; by default where the parameters are.
+        checkpoint: where to keep what was measured so far, ``checkpoint(path)``, and what to go on with.
         group: processes of ``torch.distributed`` that calibrate the same network, each on its own batches, be they many
             or none; all of them get what one process measures on all the data.
 
@@ -80,36 +83,10 @@ def calibrate(
         max_batches=max_batches,
         progress=progress,
         device=device,
+        checkpoint=checkpoint,
         group=group,
     )
     return BoundStage(_calibrate, (NOT_LIFTED, NO_NEURONS), config)
-
-
-@attrs.frozen(eq=False)
-class _Found:
-    """What was measured: a monoid.
-
-    Attributes:
-        summaries: by node.
-        wholes: of sites that turned out to have no floats, what their values are.
-        count: how many batches there were.
-    """
-
-    summaries: dict[str, Any]
-    wholes: dict[str, str] = attrs.field(factory=dict)
-    count: int = 0
-
-    def and_then(self, later: _Found, statistic: Statistic) -> _Found:
-        """Both."""
-        merged = dict(self.summaries)
-        for name, summary in later.summaries.items():
-            known = merged.get(name)
-            merged[name] = summary if known is None else statistic.merge(known, summary, **statistic.options)
-        return _Found(merged, self.wholes | later.wholes, self.count + later.count)
-
-    def on(self, device: torch.device) -> _Found:
-        """The same, its tensors on a device."""
-        return attrs.evolve(self, summaries={name: on_device(held, device) for name, held in self.summaries.items()})
 
 
 def _calibrate(
@@ -121,6 +98,7 @@ def _calibrate(
     max_batches: int | None,
     progress: bool,
     device: torch.device | str | None,
+    checkpoint: Checkpoint | None,
     group: Any,
 ) -> ConversionState:
     state = instrumented(state)
@@ -133,12 +111,16 @@ def _calibrate(
     if device is not None and state.whole is not None:
         raise CalibrationError("calibrate: device= would move a part and not the rest; move the model before trace")
     statistic = state.threshold.statistic
+    if statistic.ordered and group is not ...:
+        raise CalibrationError(f"calibrate: {state.threshold} hangs on the order of the data, and a group has none")
     model = Measuring(state, measured, mask)
     root = model.to(device) if device is not None else model
     reader = Reader("calibrate", state.graph, root, forward, device, state.whole)
 
-    def fold(found: _Found) -> _Found:
+    def fold(begin: Found, everyone: Together) -> Found:
         """What was measured, and what this process measures."""
+        journal = Journal(checkpoint, state, partial(_about, state, mask, everyone), begin)
+        found = journal.begin.on(model.home if device is None else torch.device(device))
 
         def measure(number: int, given: dict[str, Any]) -> Any:
             nonlocal found
@@ -147,26 +129,41 @@ def _calibrate(
             summaries = {name: value for name, value in values.items() if name not in words}
             for name, summary in summaries.items():
                 check_finite(summary, measured[name], number)
-            found = found.and_then(_Found(summaries, words), statistic)
+            found = found.and_then(Found(summaries, words), statistic)
             return outputs
 
+        def read(number: int, batch: Any) -> None:
+            nonlocal found
+            journal.see(batch, number)
+            reader.hand(batch, number, partial(measure, number))
+            found = attrs.evolve(found, count=number + 1)
+            journal.keep(found)
+
+        unread = journal.unread(batches, max_batches)
         with torch.no_grad():
-            count = reader.each(batches, measure, max_batches, progress, none=group is not ...)
-        return attrs.evolve(found, count=count)
+            reader.walk(unread, read, max_batches, progress, none=everyone.several, first=found.count)
+        journal.keep(found, end=True)
+        return found
 
-    known = _Found(dict(state.statistics))
-    if group is ...:
-        return _with(state, fold(known).on(model.home))
-    if statistic.ordered:
-        raise CalibrationError(f"calibrate: {state.threshold} hangs on the order of the data, and a group has none")
-    shards = together(group, fingerprint(state), lambda: fold(_Found({})).on(torch.device("cpu")), "calibrate")
-    found = reduce(partial(_Found.and_then, statistic=statistic), (shard.on(model.home) for shard in shards), known)
-    if found.count == 0:
-        raise CalibrationError("calibrate: there was no batch in any of the processes; are the loaders empty?")
-    return _with(state, found)
+    known = Found(dict(state.statistics))
+    with Together(group, "calibrate", partial(of_state, state, mask)) as everyone:
+        if not everyone.several:
+            return _with(state, fold(known, everyone).on(model.home))
+        shards = everyone.shares(fold(Found({}), everyone).on(torch.device("cpu")))
+        both = partial(Found.and_then, statistic=statistic)
+        everyone.read(shards[everyone.rank].count)
+        return _with(state, reduce(both, (shard.on(model.home) for shard in shards), known))
 
 
-def _with(state: ConversionState, found: _Found) -> ConversionState:
+def _about(state: ConversionState, mask: str | None, everyone: Together) -> FrozenMap[str, str]:
+    """What must be the same in a calibration that goes on."""
+    return FrozenMap({
+        "threshold": str(state.threshold), "mask": str(mask), "process": f"{everyone.rank} of {everyone.size}",
+        "network, weights or sites": of_state(state),
+    })  # fmt: skip
+
+
+def _with(state: ConversionState, found: Found) -> ConversionState:
     """The state with what was measured, without the sites that are none."""
     sites = {name: site for name, site in state.sites.items() if name in found.summaries and name not in found.wholes}
     silent = [site.name for name, site in sites.items() if not bool((found.summaries[name].max > 0).any())]

@@ -20,6 +20,7 @@ from snnpipe.runtime.batches import ByName, Forward, Reader
 from snnpipe.runtime.inputs import part_of
 from snnpipe.runtime.program import lifted_program
 from snnpipe.runtime.window import of_step
+from snnpipe.stages.together import ALONE, Together
 from snnpipe.state import ConversionState
 
 #: ``(inputs by name) -> values``.
@@ -55,12 +56,13 @@ def as_events(decoded: Sequence[Any], clocks: Sequence[Clock]) -> Any:
 
 
 def bound(
-    state: ConversionState, batches: Iterable[Any], called: str, limit: int | None, forward: Forward | None = None
-) -> list[dict[str, Any]]:
-    """All batches, as inputs by name.
+    state: ConversionState, batches: Iterable[Any], called: str, limit: int | None, forward: Forward | None = None,
+    everyone: Together = ALONE,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """All batches of this process, as inputs by name.
 
     Raises:
-        CalibrationError: there is none, or one that is none of inputs; names it.
+        CalibrationError: nobody has one, or there is one that is none of inputs; names it.
     """
     root = module_tree(state.graph, detached(state.params))
     found: list[dict[str, Any]] = []
@@ -70,7 +72,8 @@ def bound(
         return None if forward is None and state.whole is None else answers(state.graph)(root, given)
 
     with torch.no_grad():
-        Reader(called, state.graph, root, forward, whole=state.whole).each(batches, keep, limit)
+        reader = Reader(called, state.graph, root, forward, whole=state.whole)
+        everyone.read(reader.each(batches, keep, limit, none=everyone.several))
     return found
 
 
@@ -120,3 +123,8 @@ def split(given: dict[str, Any], size: int) -> list[dict[str, Any]]:
 def detached(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors without their history of gradients."""
     return {key: tensor.detach() for key, tensor in params.items()}
+
+
+def home(state: ConversionState) -> torch.device:
+    """Where the tensors of a state are."""
+    return next((tensor.device for tensor in state.params.values()), torch.device("cpu"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from snnpipe.checks import takes
+from snnpipe.checks import Check, RefusalError, takes
 from snnpipe.codes import CODE, RATE, Clock, Code
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
@@ -34,18 +34,29 @@ from snnpipe.state import ConversionState, Event
 from snnpipe.text import remembered
 from snnpipe.waves import SCHEDULE, STEP, Wave
 
+
+def _alone(value: Any) -> Any:
+    if value is ...:
+        return value
+    raise RefusalError(
+        "each step of the gradient hangs on the one before, and a group has no order; train in one process, "
+        "save(state, path), and load(path) in the others"
+    )
+
+
+_ALONE = Check("must be left out", _alone)
 _RATE = number("must be a positive number, at most 1000", lambda value: 0 < value <= 1000)
 
 
 @takes(
     StageError, batches=BATCHES_AND_T, T=RUN, code=CODE, schedule=SCHEDULE, epochs=WHOLE, lr=_RATE, batch_size=WHOLE,
-    max_batches=MAX_BATCHES, progress=FLAG,
+    max_batches=MAX_BATCHES, progress=FLAG, group=_ALONE,
 )  # fmt: skip
 @remembered
 def correct_weights(
     batches: Iterable[Any], *, T: int, code: Code = RATE, schedule: Wave | str = STEP, epochs: int = 2,
     lr: float = 1e-2, batch_size: int = 32, forward: Forward | None = None, max_batches: int | None = None,
-    progress: bool = False,
+    progress: bool = False, group: Any = ...,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that trains the weights before each neuron so that it answers what the ANN has there; no labels.
 
@@ -69,12 +80,13 @@ def correct_weights(
         forward: as for ``calibrate``.
         max_batches: read no more than so many.
         progress: show a progress bar.
+        group: none; a step of the gradient hangs on all before it, and the processes of a group have no order.
 
     Memory: the events that reach one layer, of all samples at all T steps.
 
     Raises:
         StageError: no neurons yet, already carried to a code, neurons without a surrogate gradient, or an option that
-            is no positive number.
+            is no positive number, or a group.
         CalibrationError: no batch, one that does not fit the network, or NaN or infinity at a neuron; names the batch.
 
     Reference: after Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
