@@ -23,6 +23,7 @@ from snnpipe.ops.lift import Case, Form, graded_units, has_neurons, place, unlif
 from snnpipe.ops.modules import held
 from snnpipe.options import instance, optional
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.sharing import without_values
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrumented
 from snnpipe.stages.replace import replace
@@ -143,11 +144,12 @@ def check(
     """Say what conversion would do with a model, or has done, without data; the model is unchanged.
 
     Args:
-        model: a trained network; a state, between any two stages; or a converted network.
+        model: a trained network; a state, between any two stages; or a converted network.  Its weights may be on the
+            meta device, as those of a network too large for memory; a note says what is then not checked.
         target: a chip: ``SPECK_2E``, ``AKIDA_1``, ``LOIHI_2`` or a ``Target`` of your own.  The verdict then lists each
             limit that is exceeded before the last neuron.  Sizes of maps are known where there is an ``example=``;
             weights and thresholds are looked at once there are neurons.
-        **options: as for ``trace``; for a network only.
+        **options: as for ``trace``; for a network only.  ``unsafe_share=True`` spares a copy of the weights.
 
     Returns:
         A ``Verdict``: for every operator its case, its form and its unit, or the refusal.
@@ -199,14 +201,20 @@ def check(
         if node.op != "input"
     )
     notes = tuple(f"{e.subject} {e.action}: {e.detail}" for e in state.history if e.action == "not folded")
+    lacking = without_values(state.params)
+    notes += (_ON_META,) * bool(lacking)
     if target is None:
         return Verdict(nodes, "", _front_end(state), notes)
-    exceeded = limits(state.graph, state.params, target, converted=converted)
+    exceeded = limits(state.graph, state.params, target, converted=converted and not lacking)
     notes += tuple(f"not checked: {words}" for words in target.unchecked)
     notes += (_NO_SIZES,) * (not sizes_known(state.graph, state.params)) + (_NO_VALUES,) * (not converted)
     return Verdict(nodes, "", _front_end(state), notes, target, exceeded)
 
 
+_ON_META = (
+    "not checked, for the weights are on the meta device and have no values: whether the graph computes what the model "
+    "computes, and what hangs on the values of weights"
+)
 _NO_SIZES = "sizes of maps are not known and not checked; write check(model, target=..., example=x)"
 _NO_VALUES = "weights and thresholds are looked at once there are neurons: check(pipe(model, ..., absorb), target=...)"
 

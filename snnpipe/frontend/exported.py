@@ -40,6 +40,7 @@ from snnpipe.frontend.symbolic import ONE_AT_A_TIME
 from snnpipe.frozen import is_namedtuple, map_leaves
 from snnpipe.frozen import leaves as leaves_of
 from snnpipe.graph import Graph, Node, Traced
+from snnpipe.sharing import without_values
 
 #: torch runs these on operands that do not fit, and destroys memory: they are never run on another batch size.
 _UNCHECKED = frozenset({"lu_unpack"})
@@ -72,6 +73,8 @@ def _first_right(
 ) -> tuple[Lowered, str]:
     """The first attempt that computes what the model computes on its example."""
     own = dict(tensors_of(root))
+    lacking = bool(without_values(own))  # what holds a graph against its model runs both
+    given = given.cast(device="meta") if lacking else given
     failure: Exception = RuntimeError("it treats one sample otherwise than several")
     for tried, dynamic in _attempts(given):
         met = Met()
@@ -89,6 +92,8 @@ def _first_right(
             continue
         held = _held(program, own, met.tensors(root))
         lowered = _lowered(program, held, root, lambda graph: not _fails(graph, root, tried))  # noqa: B023
+        if lacking and not lowered.problems:
+            return lowered, f"{shapes_of(program, 0)}; not held against the model, which has no values"
         if tried is not given and (not batch_sizes(program) or _fails(lowered, root, given)):
             continue  # the example is one sample, which is not treated as two are
         if lowered.problems:

@@ -23,7 +23,7 @@ from snnpipe.runtime.presented import BYTES
 from snnpipe.runtime.scans import fired
 from snnpipe.runtime.shelf import WAITING, Kept, Shelf
 from snnpipe.runtime.stretches import stretches
-from snnpipe.stage import BoundStage
+from snnpipe.stage import HAS_VALUES, BoundStage
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
@@ -68,7 +68,7 @@ def balance(
     """
     given = {"batches": batches, "T": T, "per": per, "code": code, "forward": forward, "limit": max_batches}
     given |= {"budget": budget}
-    return BoundStage(_balance, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
+    return BoundStage(_balance, (HAS_VALUES, NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
 
 
 def _balance(

@@ -15,7 +15,7 @@ from snnpipe.frozen import FrozenMap
 from snnpipe.kernels.statistic import Statistic
 from snnpipe.options import FLAG, TEXT, function, optional
 from snnpipe.runtime.batches import Forward, Reader
-from snnpipe.stage import BoundStage, check_state
+from snnpipe.stage import HAS_VALUES, BoundStage, check_state
 from snnpipe.stages.batches import BATCHES, DEVICE, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.instrument import NO_NEURONS, instrumented, warn_siteless
@@ -82,7 +82,7 @@ def calibrate(
         device=device,
         group=group,
     )
-    return BoundStage(_calibrate, (NOT_LIFTED, NO_NEURONS), config)
+    return BoundStage(_calibrate, (HAS_VALUES, NOT_LIFTED, NO_NEURONS), config)
 
 
 @attrs.frozen(eq=False)

@@ -17,7 +17,7 @@ from snnpipe.ops.lift import has_neurons
 from snnpipe.options import RUN, WHOLE, one_of
 from snnpipe.runtime.batches import Forward
 from snnpipe.runtime.presented import BYTES
-from snnpipe.stage import BoundStage
+from snnpipe.stage import HAS_VALUES, BoundStage
 from snnpipe.stages.adjust import adjusted
 from snnpipe.stages.adjustment import Adjustment
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
@@ -141,4 +141,4 @@ def _stage(
 ) -> BoundStage:  # fmt: skip
     given = {"adjustments": adjustments, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
     given |= {"forward": forward, "limit": max_batches, "budget": budget, "called": name}
-    return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
+    return BoundStage(adjusted, (HAS_VALUES, NOT_LIFTED, HAS_NEURONS), FrozenMap(given))

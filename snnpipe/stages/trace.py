@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, TraceError, UnsupportedError, listing
 from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
+from snnpipe.frontend.met import tensors_of
 from snnpipe.frontend.part import Whole, part_at
 from snnpipe.frontend.selfcheck import check_example
 from snnpipe.frontend.shadow import shadow
@@ -20,6 +21,7 @@ from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.sharing import marks, size_of, without_values, written
 from snnpipe.stages.static import with_static
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import Configured
@@ -84,7 +86,8 @@ def trace(
         part: the path of a module within the model, to convert that alone: ``part="backbone"``.  The other arguments
             are then the part's.  The state remembers a copy of the rest, which runs as it is where data are read
             (``calibrate``, corrections), so what the part is measured on is what the whole model hands it.
-        unsafe_share: use the model's own tensors instead of copies.  The state then changes when the model does.
+        unsafe_share: use the model's own tensors instead of copies.  Once they are written to, the state is refused by
+            every later stage, and a model whose ``forward`` writes to them is refused here.
 
     Returns:
         A state with ``graph`` and ``params``, keyed as in ``model.state_dict()``.
@@ -109,13 +112,18 @@ def trace(
     if example is not None and (inputs is not None or check is not None):
         raise StageError("trace: inputs= and check= are for symbolic tracing; with example=, what it holds is an input")
     whole: Whole | None = None
+    own = {} if isinstance(model, ExportedProgram) else dict(tensors_of(model))
+    before, lacking = marks(own if unsafe_share else {}), without_values(own)
+    if lacking and check is not None:
+        raise StageError(f"trace: check= runs the model, and {lacking[0]} is on the meta device and has no values")
     if isinstance(model, ExportedProgram):
         if part is not None:
             raise TraceError("trace: an ExportedProgram has no parts; trace the model it was exported from")
         name, how, note = "ExportedProgram", "taken as it was exported", ""
         lowered = lower_program(model, unsafe_share=unsafe_share)
     else:
-        private, note = shadow(model, share=unsafe_share), "taken in evaluation mode"
+        private = shadow(model, share=unsafe_share, shapes_only=bool(lacking and example is not None))
+        note = "taken in evaluation mode" + f"; {len(lacking)} tensors on meta, without values" * bool(lacking)
         if part is not None:
             found = part_at(private, part, "trace", TraceError)
             note = f"{note}; {part} of {type(model).__name__}, which runs as it is"
@@ -130,12 +138,20 @@ def trace(
         else:
             lowered, shapes = exported(private, example, constants, tuple(leaves))
             how, note = "traced by torch.export", f"{note}; {shapes}"
+    changed = written(own, before)
+    if changed:
+        raise TraceError(
+            f"trace: forward writes to {', '.join(changed[:3])}, and unsafe_share=True gives it the model's own. "
+            "Leave that out, so that it writes to copies"
+        )
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
+    shared = Event("trace", size_of(lowered.params.values()), "shared", "with the model, to which nobody may write now")
     return ConversionState(
         with_static(lowered.graph, static),
         lowered.params,
-        history=(Event("trace", name, how, note),),
+        history=(Event("trace", name, how, note), *(shared,) * unsafe_share),
         made=(configured.text.removesuffix("()"),),
         whole=whole,
+        shared=marks(lowered.params if unsafe_share else {}),
     )
