@@ -140,12 +140,17 @@ class SpikingNeuron(nn.Module):
         keep_finite(self.threshold)
         return self
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The lowest and the highest threshold, in words."""
+        if self.threshold.is_meta:
+            return "?", "?"
+        return f"{self.threshold.min().item():.3g}", f"{self.threshold.max().item():.3g}"
+
     def extra_repr(self) -> str:
-        on_meta = self.threshold.is_meta
-        theta = "without a value" if on_meta else f"{self.threshold.min().item():.3g}..{self.threshold.max().item():.3g}"
         wires = f" ({self.neuron.wires} wire{'s' * (self.neuron.wires > 1)})" * (self.neuron.unit == "multi-level")
         sides = ", two-sided" * self.facts.get("signed", False)
-        return f"{self.neuron}, {self.neuron.unit}{wires}{sides}, theta {theta}, from {self.origin}"
+        return f"{self.neuron}, {self.neuron.unit}{wires}{sides}, theta {'..'.join(self.ends)}, from {self.origin}"
 
 
 class OpaqueModule(nn.Module):
