@@ -9,18 +9,20 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import torch
+
 from snnpipe.checks import takes
 from snnpipe.codes import CODE, RATE, Code
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.ops.lift import has_neurons
-from snnpipe.options import RUN, WHOLE, one_of
+from snnpipe.options import RUN, WHOLE, one_of, optional
 from snnpipe.runtime.batches import Forward
 from snnpipe.runtime.presented import BYTES
 from snnpipe.stage import HAS_VALUES, BoundStage
 from snnpipe.stages.adjust import adjusted
 from snnpipe.stages.adjustment import Adjustment
-from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.stages.batches import BATCHES_AND_T, DEVICE, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.text import remembered
 from snnpipe.waves import SCHEDULE, STEP, Wave
@@ -37,7 +39,7 @@ SIZE = Adjustment("scale", "size of the events")
 _PER = one_of("channel", "neuron")
 _options = partial(
     takes, StageError, batches=BATCHES_AND_T, T=RUN, per=_PER, code=CODE, schedule=SCHEDULE, max_batches=MAX_BATCHES,
-    budget=BYTES,
+    budget=BYTES, device=optional(DEVICE),
 )  # fmt: skip
 
 
@@ -46,7 +48,7 @@ _options = partial(
 def correct_bias(
     batches: Iterable[Any], *, T: int, per: str = "channel", iterations: int = 1, code: Code = RATE,
     schedule: Wave | str = STEP, forward: Forward | None = None, max_batches: int | None = None,
-    budget: int | None = None,
+    budget: int | None = None, device: torch.device | str | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that adds to each neuron's current what its output lacks on average after T steps.
 
@@ -68,6 +70,8 @@ def correct_bias(
         forward: as for ``calibrate``.
         max_batches: stop after so many.
         budget: bytes of memory for what waits, by default 512 MiB.
+        device: where to run, by default where the parameters are.  These stay where they are: what lies on the way to
+            one neuron is brought to the device, for all the data, and let go before the next.
 
     Memory: all samples wait at a layer before any goes on.  What of that is more than the budget waits in a folder for
     temporary files (``TMPDIR``).  Beside it there is what T steps of a few samples take at one layer, and the inputs.
@@ -80,7 +84,9 @@ def correct_bias(
     Reference: Li et al. 2021, "A free lunch from ANN: towards efficient, accurate spiking neural networks
     calibration", ICML.
     """
-    return _stage("correct_bias", (BIAS,) * iterations, batches, T, per, code, schedule, forward, max_batches, budget)
+    return _stage(
+        "correct_bias", (BIAS,) * iterations, batches, T, per, code, schedule, forward, max_batches, budget, device
+    )
 
 
 @_options()
@@ -88,6 +94,7 @@ def correct_bias(
 def correct_potential(
     batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: Wave | str = STEP,
     forward: Forward | None = None, max_batches: int | None = None, budget: int | None = None,
+    device: torch.device | str | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron before the first step the charge its output lacks on average after T steps.
 
@@ -98,7 +105,7 @@ def correct_potential(
     New ones are parameters named ``<neuron>.charge``.
 
     Args:
-        batches, T, per, code, schedule, forward, max_batches, budget: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches, budget, device: as for ``correct_bias``.
 
     Reference: as ``correct_bias``.
     """
@@ -106,7 +113,9 @@ def correct_potential(
         raise StageError(
             f"correct_potential: under {code} what a neuron starts with is forgotten before it counts; use correct_bias"
         )
-    return _stage("correct_potential", (POTENTIAL,), batches, T, per, code, schedule, forward, max_batches, budget)
+    return _stage(
+        "correct_potential", (POTENTIAL,), batches, T, per, code, schedule, forward, max_batches, budget, device
+    )
 
 
 @_options()
@@ -114,6 +123,7 @@ def correct_potential(
 def correct_threshold(
     batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: Wave | str = STEP,
     forward: Forward | None = None, max_batches: int | None = None, budget: int | None = None,
+    device: torch.device | str | None = None,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that shifts each neuron's current to the ANN's mean, and scales its events to the ANN's size.
 
@@ -127,18 +137,20 @@ def correct_threshold(
     rounds to its smallest event, and that all steps but one came too early for.
 
     Args:
-        batches, T, per, code, schedule, forward, max_batches, budget: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches, budget, device: as for ``correct_bias``.
 
     Reference: after Hao et al. 2025, "Faster and stronger: when ANN-SNN conversion meets parallel spiking
     calculation", ICML, who add the mean error of the output to its threshold; least squares is scale free.
     """
-    return _stage("correct_threshold", (CURRENT, SIZE), batches, T, per, code, schedule, forward, max_batches, budget)
+    return _stage(
+        "correct_threshold", (CURRENT, SIZE), batches, T, per, code, schedule, forward, max_batches, budget, device
+    )
 
 
 def _stage(
     name: str, adjustments: tuple[Adjustment, ...], batches: Any, T: int, per: str, code: Code, schedule: Wave | str,
-    forward: Forward | None, max_batches: int | None, budget: int | None,
+    forward: Forward | None, max_batches: int | None, budget: int | None, device: torch.device | str | None,
 ) -> BoundStage:  # fmt: skip
     given = {"adjustments": adjustments, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
-    given |= {"forward": forward, "limit": max_batches, "budget": budget, "called": name}
+    given |= {"forward": forward, "limit": max_batches, "budget": budget, "device": device, "called": name}
     return BoundStage(adjusted, (HAS_VALUES, NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
