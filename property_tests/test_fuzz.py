@@ -226,14 +226,15 @@ call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), thre
 call("td_rewrite", on_state(snnpipe.td_rewrite, "measured"), code=TD)
 for correct in (correct_bias, snnpipe.correct_potential, snnpipe.correct_threshold):
     call(correct.__name__, on_state(correct, "spiking"), batches=lambda: [things().x], T=2, per="channel", code=RATE,
-         schedule=snnpipe.wave(2), max_batches=1, budget=2**20)  # fmt: skip
+         schedule=snnpipe.wave(2), max_batches=1, budget=2**20, device="cpu")  # fmt: skip
 call("correct_weights", on_state(snnpipe.correct_weights, "spiking"), batches=lambda: [things().x], T=2, code=RATE,
      schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False)  # fmt: skip
 call("balance", on_state(snnpipe.balance, "spiking"), batches=lambda: [things().x], T=2, per="layer", code=RATE,
-     max_batches=1, budget=2**20)  # fmt: skip
+     max_batches=1, budget=2**20, device="cpu")  # fmt: skip
 call("quantise_weights", on_state(snnpipe.quantise_weights, "traced"), bits=8, per="channel")
 call("roundings", snnpipe.roundings, state=lambda: things().traced, bits=8, per="layer")
 call("absorb", lambda state: snnpipe.absorb(state), state=lambda: things().spiking)
+call("to_snn", on_state(to_snn, "measured"), unsafe_share=False)
 for stage in (fuse, instrument, replace, snnpipe.td_rewrite, to_snn, snnpipe.to_module):
     call(f"{stage.__name__} of", lambda state, stage=stage: stage(state), state=lambda: things().measured)
 call("merge_statistics", lambda other, state: snnpipe.merge_statistics(other)(state), other=lambda: things().measured,

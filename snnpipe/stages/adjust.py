@@ -52,6 +52,7 @@ def adjusted(
             home = state.params[node["threshold"].key].device
             found[node.name] = {key: value.to(home) for key, value in own.items()}
             journey.leave(neuron, seen, own)
+            del tree  # before the next is brought
             events += [Event(called, path, action, f"{note}, for T = {T} under {code}") for action, note in notes]
     paths = {name: neuron_path(state.graph[name]) for name in found}
     made = {f"{paths[name]}.{key}": value for name, values in found.items() for key, value in values.items()}

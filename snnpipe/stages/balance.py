@@ -102,6 +102,7 @@ def _balance(
                 said = f"theta {neuron.threshold.min():.3g}..{neuron.threshold.max():.3g} from T = {T} under {code}"
                 events.append(Event("balance", path, "balanced", said))
             left = partial(_left, node.name, neuron, currents, clocks, way.timed)
+            del tree  # before the next is brought
     return state.evolve(*events, params=FrozenMap(params))
 
 
