@@ -67,6 +67,17 @@ def _mark(tensor: Tensor) -> Mark:
         return version, 0
 
 
+def common(tensors: Mapping[str, Tensor], others: Iterable[Tensor]) -> dict[str, Tensor]:
+    """The tensors that lie in memory of others.
+
+    >>> weight = torch.ones(4)
+    >>> [*common({"a": weight[1:], "b": weight.clone()}, [weight])]
+    ['a']
+    """
+    theirs = {_address(tensor) for tensor in others}
+    return {key: tensor for key, tensor in tensors.items() if _address(tensor) in theirs}
+
+
 def size_of(tensors: Iterable[Tensor]) -> str:
     """How many tensors, and how much memory they take, in words; what several lie in counts once.
 

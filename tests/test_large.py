@@ -31,6 +31,7 @@ from snnpipe import (
     fixed,
     fuse,
     instrument,
+    load,
     maximum,
     percentile,
     pipe,
@@ -38,6 +39,7 @@ from snnpipe import (
     replace,
     report,
     roundings,
+    save,
     state_equal,
     td_rewrite,
     threshold_iteration,
@@ -50,6 +52,7 @@ from snnpipe.frontend.spellings import KNOWN
 from snnpipe.kernels.histogram import HISTOGRAM
 from snnpipe.runtime import stretches
 from snnpipe.sharing import aliased, marks, size_of, written
+from tests.catalogue import CASES, NAMES
 from tests.helpers import assert_close, assert_same
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
@@ -159,6 +162,23 @@ def test_who_shares_is_said():
     assert "shared" in str(report(snn))
     assert snn.made == ("trace(unsafe_share=True)", "td_rewrite", "to_snn(unsafe_share=True)")
     assert not [event for event in pipe(model, trace, td_rewrite, to_snn).history if event.action == "shared"]
+
+
+def test_what_is_made_of_a_weight_is_not_shared():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)), nn.Linear(4, 3))
+    state = SHARED(model.eval())
+    assert set(state.shared) == {"0.bias", "1.weight", "1.bias"}
+    with torch.no_grad():
+        model[0].parametrizations.weight.original1.mul_(2)
+    assert pipe(state, td_rewrite, to_snn)
+
+
+def test_a_state_in_a_file_shares_with_nobody(tmp_path):
+    model = tied()
+    save(SHARED(model), tmp_path / "state")
+    state = load(tmp_path / "state")
+    assert state_equal(state, SHARED(model))
+    assert not state.shared
 
 
 def test_networks_of_one_state_may_share_with_it():
@@ -359,6 +379,31 @@ def test_a_model_without_values_has_the_verdict_of_one_with(example):
     assert (verdict.nodes, verdict.front_end) == (want.nodes, want.front_end)
     assert set(verdict.notes) - set(want.notes) == {note for note in verdict.notes if "no values" in note}
     assert any("meta device" in note for note in verdict.notes)
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_every_awkward_network_has_its_verdict_without_values(case):
+    """But for one whose activation hangs on a slope, which a note names."""
+    model, _ = case.ready()
+    want, verdict = check(model, **case.options), check(model.to("meta"), **case.options)
+    named = [note for note in verdict.notes if note.startswith("with values, ")]
+    assert (verdict.nodes == want.nodes) is not bool(named)
+    assert named == ["with values, act (prelu) may be another operator, or a site"] * ("PReLU" in case.name)
+    assert verdict.refusal == want.refusal
+
+
+def test_a_cap_without_a_value_is_named():
+    class Capped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.l, self.cap = nn.Linear(6, 6), nn.Parameter(torch.tensor(3.0))
+
+        def forward(self, x):
+            return self.l(self.l(x).relu().clamp(max=self.cap).minimum(self.cap))
+
+    assert not any(note.startswith("with values") for note in check(Capped().eval()).notes)
+    said = [note.split(" may")[0] for note in check(empty(Capped)).notes[1:]]
+    assert said == ["with values, clamp (clamp)", "with values, minimum (minimum)"]
 
 
 def test_what_is_refused_is_refused_without_values_too():

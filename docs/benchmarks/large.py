@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,6 +124,26 @@ def watched(found: dict[str, float]) -> Iterator[None]:
     found |= {"peak": memory("VmHWM") - begin, "anonymous": most[0] - anonymous, "seconds": time.perf_counter() - start}
 
 
+class There:
+    """Plays another device by copies, and counts the bytes of those that are there at once."""
+
+    def __init__(self) -> None:
+        self.bytes = self.most = 0
+
+    def brought(self, value: Any, device: torch.device | None) -> Any:
+        """A copy."""
+        if not isinstance(value, Tensor):
+            return value
+        copy = value.clone()
+        self._count(copy.nbytes)
+        weakref.finalize(copy, self._count, -copy.nbytes)
+        return copy
+
+    def _count(self, added: int) -> None:
+        self.bytes += added
+        self.most = max(self.most, self.bytes)
+
+
 def rate(share: bool, statistic: Any, x: Tensor) -> Callable[[nn.Module], Any]:
     """A decoder with neurons before every product, calibrated on a few vectors."""
 
@@ -174,11 +195,14 @@ def measure(case: str, layers: int) -> dict[str, float]:
             gc.collect()
             model.load_state_dict(torch.load(f"{folder}/weights.pt", mmap=True), assign=True)
         if case == "lent":  # as on another device: a copy of each tensor that is brought there
-            stretches.brought = lambda value, device: value.clone() if isinstance(value, Tensor) else value
+            there = There()
+            stretches.brought = there.brought
         found["weights"] = sum(p.numel() * p.element_size() for p in model.parameters())
         x = vectors(WIDTH)
         with torch.no_grad(), watched(found):
             snn = CASES[case][1](x)(model)
+        if case == "lent":
+            found["at_once"] = there.most
         own = {p.data_ptr() for p in model.parameters()}
         found["copied"] = sum(p.numel() * p.element_size() for p in snn.parameters() if p.data_ptr() not in own)
         with torch.no_grad():
@@ -210,17 +234,20 @@ def table(rows: dict[str, dict[str, float]], verdict: dict[str, float]) -> str:
         "# Large models", "",
         f"`python docs/benchmarks/large.py`; torch {torch.__version__}, snnpipe {snnpipe.__version__}, one thread of a",
         f"CPU. A decoder of {weights / 2e9:.2f} B parameters in bfloat16, {weights / MIB:.0f} MiB, is converted on one",
-        f"sequence of {TOKENS} vectors. Weights are shared, `trace(unsafe_share=True)` and `to_snn(unsafe_share=True)`,",
-        "unless the row says otherwise. Columns are parts of the weights, above what was there with the model before the",
-        "conversion began: the peak of all memory, that of memory without a file behind it, and the weights that the",
-        "network has of its own.",
+        f"sequence of {TOKENS} vectors. Weights are shared, `trace(unsafe_share=True)`, `to_snn(unsafe_share=True)`,",
+        "unless the row says otherwise. Columns are parts of the weights, above what was there with the model before",
+        "the conversion began: the peak of all memory, that of memory without a file behind it, and the weights that",
+        "the network has of its own.",
         f"The process takes {loaded / MIB:.0f} MiB without the model, with all that it loads.", "",
         "| conversion | peak | without a file | own weights | s | off at T = 4 |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for case, found in rows.items():
         parts = " | ".join(f"{found[key] / found['weights']:.3f}" for key in ("peak", "anonymous", "copied"))
         lines.append(f"| {CASES[case][0]} | {parts} | {found['seconds']:.0f} | {100 * found['error']:.1f} % |")
+    lent = rows["lent"]["at_once"]
     lines += [
+        "", f"The last row plays another device by copies: at most {lent / MIB:.0f} MiB of weights and inputs are "
+        f"there at once, {lent / weights:.3f} of the weights; `correct_bias(device=)` brings that to a device.",
         "", f"The check of {verdict['weights'] / 2e9:.1f} B parameters on the meta device, "
         f"{verdict['operators']:.0f} operators with neurons before every product, takes {verdict['seconds']:.0f} s and "
         f"{verdict['peak'] / MIB:.0f} MiB; {'the' if verdict['same'] else 'NOT the'} same verdict as with weights on a "

@@ -14,7 +14,7 @@ from snnpipe.analysis.limits import limits, sizes_known
 from snnpipe.analysis.targets import Target
 from snnpipe.checks import takes
 from snnpipe.errors import SiteWarning, StageError, TraceError, UnsupportedError
-from snnpipe.graph import Node
+from snnpipe.graph import Node, param_keys
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.markup.style import piece
 from snnpipe.markup.tables import table
@@ -202,7 +202,10 @@ def check(
     )
     notes = tuple(f"{e.subject} {e.action}: {e.detail}" for e in state.history if e.action == "not folded")
     lacking = without_values(state.params)
-    notes += (_ON_META,) * bool(lacking)
+    if lacking:
+        asking = [node for node in state.graph if _op(node) in _BY_VALUE and {*param_keys(node.operands)} & {*lacking}]
+        asked = [f"{node.path} ({_op(node)})" for node in asking]
+        notes += (_ON_META, *(f"with values, {name} may be another operator, or a site" for name in asked))
     if target is None:
         return Verdict(nodes, "", _front_end(state), notes)
     exceeded = limits(state.graph, state.params, target, converted=converted and not lacking)
@@ -215,6 +218,8 @@ _ON_META = (
     "not checked, for the weights are on the meta device and have no values: whether the graph computes what the model "
     "computes, and what hangs on the values of weights"
 )
+#: Operators of which the values of their parameters decide what becomes: slopes, caps, bounds.
+_BY_VALUE = frozenset({"prelu", "clamp", "where", "clip", "fmax", "fmin", "max", "maximum", "min", "minimum"})
 _NO_SIZES = "sizes of maps are not known and not checked; write check(model, target=..., example=x)"
 _NO_VALUES = "weights and thresholds are looked at once there are neurons: check(pipe(model, ..., absorb), target=...)"
 

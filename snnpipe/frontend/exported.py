@@ -142,8 +142,13 @@ def _held(program: ExportedProgram, own: Mapping[str, Tensor], others: Mapping[s
 
 def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lowered:
     """Lower an exported program, around copies of its tensors unless ``unsafe_share``; it is unchanged."""
-    held = {key: value for key, value in (program.constants | program.state_dict).items() if isinstance(value, Tensor)}
+    held = held_by(program)
     return _lowered(program, held if unsafe_share else cloned(held), nn.Module())
+
+
+def held_by(program: ExportedProgram) -> dict[str, Tensor]:
+    """The tensors of a program, by key."""
+    return {key: value for key, value in (program.constants | program.state_dict).items() if isinstance(value, Tensor)}
 
 
 def _lowered(

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, TraceError, UnsupportedError, listing
-from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
+from snnpipe.frontend.exported import as_arguments, exported, held_by, lower_program, runnable
 from snnpipe.frontend.met import tensors_of
 from snnpipe.frontend.part import Whole, part_at
 from snnpipe.frontend.selfcheck import check_example
@@ -21,7 +21,7 @@ from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several
 from snnpipe.runtime.network import SpikingNetwork
-from snnpipe.sharing import marks, size_of, without_values, written
+from snnpipe.sharing import common, marks, size_of, without_values, written
 from snnpipe.stages.static import with_static
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import Configured
@@ -112,7 +112,7 @@ def trace(
     if example is not None and (inputs is not None or check is not None):
         raise StageError("trace: inputs= and check= are for symbolic tracing; with example=, what it holds is an input")
     whole: Whole | None = None
-    own = {} if isinstance(model, ExportedProgram) else dict(tensors_of(model))
+    own = held_by(model) if isinstance(model, ExportedProgram) else dict(tensors_of(model))
     before, lacking = marks(own if unsafe_share else {}), without_values(own)
     if lacking and check is not None:
         raise StageError(f"trace: check= runs the model, and {lacking[0]} is on the meta device and has no values")
@@ -146,12 +146,13 @@ def trace(
         )
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
-    shared = Event("trace", size_of(lowered.params.values()), "shared", "with the model, to which nobody may write now")
+    shared = common(lowered.params, own.values() if unsafe_share else ())
+    said = Event("trace", size_of(shared.values()), "shared", "with the model, which nobody may write to from now on")
     return ConversionState(
         with_static(lowered.graph, static),
         lowered.params,
-        history=(Event("trace", name, how, note), *(shared,) * unsafe_share),
+        history=(Event("trace", name, how, note), *(said,) * unsafe_share),
         made=(configured.text.removesuffix("()"),),
         whole=whole,
-        shared=marks(lowered.params if unsafe_share else {}),
+        shared=marks(shared),
     )
