@@ -49,6 +49,7 @@ from snnpipe import (
 )
 from snnpipe.frontend import selfcheck
 from snnpipe.frontend.spellings import KNOWN
+from snnpipe.frozen import leaves
 from snnpipe.kernels.histogram import HISTOGRAM
 from snnpipe.runtime import stretches
 from snnpipe.sharing import aliased, marks, size_of, written
@@ -404,6 +405,54 @@ def test_a_cap_without_a_value_is_named():
     assert not any(note.startswith("with values") for note in check(Capped().eval()).notes)
     said = [note.split(" may")[0] for note in check(empty(Capped)).notes[1:]]
     assert said == ["with values, clamp (clamp)", "with values, minimum (minimum)"]
+
+
+def test_multiplications_are_counted_from_shapes():
+    for case in CASES:
+        model, x = case.ready()
+        if case.options or not case.sites:
+            continue
+        found = check(model, example=x).ann
+        assert found in (None, account(spiking_on(model, x), *x, T=1).ann)
+        assert check(model.to("meta"), example=x).ann == found or "PReLU" in case.name
+        assert (found is None) == (case.name in ("P10 dict in, dict out", "P20 attention, einsum")), case.name
+    assert check(tied()).ann is None
+    assert check(nn.Sequential(Unseen()), example=X).ann == 8 * 8
+    assert check(nn.Sequential(Unseen()), example=X, leaves=(Unseen,)).ann is None
+
+
+class Unseen(nn.Module):
+    """Multiplies where nobody looks for it once it is kept whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x):
+        return (x[:, None] * self.w).sum(-1)
+
+
+class Follows(nn.Module):
+    """Takes what it makes to where its input is."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.rand(8))
+
+    def forward(self, x):
+        made = torch.arange(8, device=x.device) + torch.zeros(8).to(x.device)
+        return x * self.table.to(x.device) + made.to(device=x.device, dtype=x.dtype)
+
+
+def test_an_exported_graph_follows_its_input_to_another_device():
+    state = trace(Follows().eval(), example=X)
+    assert not any(isinstance(leaf, torch.device) for node in state.graph for leaf in leaves(node.operands))
+    assert to_module(state).to("meta")(X.to("meta")).shape == X.shape
+    assert_same(to_module(state)(X), X * state.params["table"] + torch.arange(8))
+
+
+def spiking_on(model, x):
+    return pipe(model, trace(example=x), fuse, calibrate([x]), to_snn)
 
 
 def test_what_is_refused_is_refused_without_values_too():

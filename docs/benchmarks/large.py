@@ -224,7 +224,8 @@ def checked() -> dict[str, float]:
     small = {**TINY, "num_hidden_layers": 4}
     x = vectors(64, 2)
     real, empty = (check(pipe(m, trace(example=x), *put)) for m in (drawn(**small), on_meta(**small)))
-    return found | {"same": float(real.nodes == empty.nodes), "ok": float(verdict.ok)}
+    same = (real.nodes, real.ann) == (empty.nodes, empty.ann)
+    return found | {"same": float(same), "ok": float(verdict.ok), "ann": float(verdict.ann or 0)}
 
 
 def table(rows: dict[str, dict[str, float]], verdict: dict[str, float]) -> str:
@@ -244,14 +245,14 @@ def table(rows: dict[str, dict[str, float]], verdict: dict[str, float]) -> str:
     for case, found in rows.items():
         parts = " | ".join(f"{found[key] / found['weights']:.3f}" for key in ("peak", "anonymous", "copied"))
         lines.append(f"| {CASES[case][0]} | {parts} | {found['seconds']:.0f} | {100 * found['error']:.1f} % |")
-    lent = rows["lent"]["at_once"]
+    lent, took, mib = rows["lent"]["at_once"], verdict["seconds"], verdict["peak"] / MIB
     lines += [
-        "", f"The last row plays another device by copies: at most {lent / MIB:.0f} MiB of weights and inputs are "
-        f"there at once, {lent / weights:.3f} of the weights; `correct_bias(device=)` brings that to a device.",
-        "", f"The check of {verdict['weights'] / 2e9:.1f} B parameters on the meta device, "
-        f"{verdict['operators']:.0f} operators with neurons before every product, takes {verdict['seconds']:.0f} s and "
-        f"{verdict['peak'] / MIB:.0f} MiB; {'the' if verdict['same'] else 'NOT the'} same verdict as with weights on a "
-        "decoder of 4 narrow layers.",
+        "", "The last row plays another device by copies, as `correct_bias(device=)` would bring them there: at most",
+        f"{lent / MIB:.0f} MiB of weights and inputs are there at once, {lent / weights:.3f} of the weights.",
+        "", f"The check of {verdict['weights'] / 2e9:.1f} B parameters on the meta device, with neurons before every",
+        f"product, takes {took:.0f} s and {mib:.0f} MiB for {verdict['operators']:.0f} operators, and counts",
+        f"{verdict['ann']:.3g} multiplications of the ANN on {TOKENS} vectors. On a decoder of 4 narrow layers the",
+        f"verdict is {'the same' if verdict['same'] else 'NOT the same'} with weights.",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -11,6 +11,8 @@ from torch import nn
 
 from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.limits import limits, sizes_known
+from snnpipe.analysis.shapes import ann_multiplications
+from snnpipe.analysis.tables import short
 from snnpipe.analysis.targets import Target
 from snnpipe.checks import takes
 from snnpipe.errors import SiteWarning, StageError, TraceError, UnsupportedError
@@ -65,6 +67,7 @@ class Verdict:
         notes: what the stages would record, such as batch norms that stay.
         target: the chip that was asked for.
         limits: what of it the network exceeds.
+        ann: multiplications of the ANN on one sample, ``None`` where shapes do not tell; they do with ``example=``.
     """
 
     nodes: tuple[NodeVerdict, ...]
@@ -73,6 +76,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     target: Target | None = None
     limits: tuple[Limit, ...] = ()
+    ann: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -112,6 +116,8 @@ class Verdict:
             f"on events: {100 * self.on_events:.0f} % of the operators between neurons",
             "fully spiking" if self.fully_spiking else "not fully spiking",
         ]
+        if self.ann is not None:
+            lines.append(f"multiplications of the ANN: {short(self.ann)} for each sample")
         lines += [f"  graded  {node.path:{width}}  {node.op}  {node.where}".rstrip() for node in graded]
         if self.target is not None:
             lines.append(f"{'fits' if self.fits else 'does not fit'} {self.target}")
@@ -201,17 +207,17 @@ def check(
         if node.op != "input"
     )
     notes = tuple(f"{e.subject} {e.action}: {e.detail}" for e in state.history if e.action == "not folded")
-    lacking = without_values(state.params)
+    ann, lacking = ann_multiplications(state.graph, state.params), without_values(state.params)
     if lacking:
         asking = [node for node in state.graph if _op(node) in _BY_VALUE and {*param_keys(node.operands)} & {*lacking}]
         asked = [f"{node.path} ({_op(node)})" for node in asking]
         notes += (_ON_META, *(f"with values, {name} may be another operator, or a site" for name in asked))
     if target is None:
-        return Verdict(nodes, "", _front_end(state), notes)
+        return Verdict(nodes, "", _front_end(state), notes, ann=ann)
     exceeded = limits(state.graph, state.params, target, converted=converted and not lacking)
     notes += tuple(f"not checked: {words}" for words in target.unchecked)
     notes += (_NO_SIZES,) * (not sizes_known(state.graph, state.params)) + (_NO_VALUES,) * (not converted)
-    return Verdict(nodes, "", _front_end(state), notes, target, exceeded)
+    return Verdict(nodes, "", _front_end(state), notes, target, exceeded, ann)
 
 
 _ON_META = (
