@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from snnpipe.frozen import FrozenMap
 
@@ -60,6 +61,8 @@ def written(tensors: Mapping[str, Tensor], before: Mapping[str, Mark]) -> list[s
 
 
 def _mark(tensor: Tensor) -> Mark:
+    if is_lazy(tensor):
+        return 0, 0
     version = 0 if tensor.is_inference() else tensor._version
     try:
         return version, tensor.data_ptr()
