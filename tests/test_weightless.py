@@ -108,7 +108,8 @@ def test_multiplications_are_counted_from_shapes():
             assert found == account(snn, *x, T=1).ann
     assert check(nn.Linear(8, 4)).ann is None
     assert check(nn.Sequential(Unseen()), example=X).ann == 8 * 8
-    assert check(nn.Sequential(Unseen()), example=X, leaves=(Unseen,)).ann is None
+    for kind in (Unseen, Asserting):
+        assert check(nn.Sequential(kind()), example=X, leaves=(kind,)).ann is None
 
 
 class Unseen(nn.Module):
@@ -120,6 +121,14 @@ class Unseen(nn.Module):
 
     def forward(self, x):
         return (x[:, None] * self.w).sum(-1)
+
+
+class Asserting(nn.Module):
+    """Wants values."""
+
+    def forward(self, x):
+        assert not x.is_meta
+        return x
 
 
 class Follows(nn.Module):

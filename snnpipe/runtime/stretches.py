@@ -64,8 +64,8 @@ def lent(params: Mapping[str, Tensor], device: torch.device | None, *ways: Stret
     Whoever lets go of it before it asks for the next has no more on the device than one neuron's way at a time.
     """
     part = Graph(tuple(node for way in ways for node in way.part), None)
-    needed = {key: params[key].detach() for key in sorted(part.param_keys())}
-    return module_tree(part, tied(needed, lambda tensor: brought(tensor, device)))
+    needed = {key: params[key] for key in sorted(part.param_keys())}
+    return module_tree(part, tied(needed, lambda tensor: brought(tensor.detach(), device)))
 
 
 def brought(value: Any, device: torch.device | None) -> Any:
