@@ -28,6 +28,7 @@ def tied(params: Mapping[str, Tensor], make: Callable[[Tensor], Tensor]) -> dict
 def aliased(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors as objects of one's own in the same memory, without gradients; tied ones still tied.
 
+    >>> import torch
     >>> weight = nn.Parameter(torch.ones(2))
     >>> alias = aliased({"weight": weight})["weight"]
     >>> alias.data_ptr() == weight.data_ptr(), alias.requires_grad, weight.requires_grad
@@ -51,6 +52,7 @@ def written(tensors: Mapping[str, Tensor], before: Mapping[str, Mark]) -> list[s
 
     A write that hides from torch's count, to ``x.data`` or through numpy, is not seen.
 
+    >>> import torch
     >>> tensors = {"a": torch.ones(2), "b": torch.ones(2)}
     >>> before = marks(tensors)
     >>> _ = tensors["b"].mul_(2)
@@ -73,6 +75,7 @@ def _mark(tensor: Tensor) -> Mark:
 def common(tensors: Mapping[str, Tensor], others: Iterable[Tensor]) -> dict[str, Tensor]:
     """The tensors that lie in memory of others.
 
+    >>> import torch
     >>> weight = torch.ones(4)
     >>> [*common({"a": weight[1:], "b": weight.clone()}, [weight])]
     ['a']
@@ -84,6 +87,7 @@ def common(tensors: Mapping[str, Tensor], others: Iterable[Tensor]) -> dict[str,
 def size_of(tensors: Iterable[Tensor]) -> str:
     """How many tensors, and how much memory they take, in words; what several lie in counts once.
 
+    >>> import torch
     >>> weight = torch.zeros(2**18)
     >>> size_of([weight, weight[1:], torch.zeros(2**18)])
     '3 tensors, 2.0 MiB'
@@ -110,6 +114,7 @@ def _nbytes(tensor: Tensor) -> int:
 def without_values(tensors: Mapping[str, Tensor]) -> list[str]:
     """The keys of the tensors that are on the meta device: they have a shape and no values.
 
+    >>> import torch
     >>> without_values({"a": torch.ones(2), "b": torch.ones(2, device="meta")})
     ['b']
     """
