@@ -41,6 +41,7 @@ from snnpipe.frontend.spellings import KNOWN
 from snnpipe.kernels.histogram import HISTOGRAM
 from snnpipe.runtime import stretches
 from snnpipe.sharing import aliased, marks, size_of, written
+from tests.catalogue import CASES, NAMES
 from tests.helpers import assert_close, assert_same
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
@@ -93,6 +94,16 @@ def test_a_network_may_be_made_of_the_models_own_tensors():
     assert_same(y, pipe(model, trace, calibrate([X]), to_snn)(X, T=4))
     snn.double()
     assert model.a.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_sharing_writes_to_no_model_and_changes_no_answer(case):
+    model, x = case.ready()
+    put = (calibrate([x]), replace) if case.sites else (td_rewrite,)
+    with purity.unchanged(model), purity.WriteGuard(model):
+        snn = pipe(model, trace(unsafe_share=True, **case.options), fuse, *put, to_snn(unsafe_share=True))
+        y = snn(*x, T=2)
+    assert_close(y, pipe(model, trace(**case.options), fuse, *put, to_snn)(*x, T=2))
 
 
 class Large(TorchDispatchMode):
