@@ -77,7 +77,7 @@ def correcting(fn, **options):
 sites = st.sampled_from([snnpipe.SITE_RULES, snnpipe.TRANSFORMER_RULES, snnpipe.BOTTLENECK_RULES, ()])
 stages = st.one_of(
     st.sampled_from([snnpipe.trace, snnpipe.fuse, snnpipe.replace, snnpipe.td_rewrite, snnpipe.to_snn]),
-    st.just(snnpipe.to_module),
+    st.just(snnpipe.to_module), made(snnpipe.to_snn, unsafe_share=flags),
     made(snnpipe.trace, inputs=st.just(("x", "y")), static=st.just(("y",)), unsafe_share=flags,
          leaves=st.just((torch.nn.LSTM,)), constants=st.just({"flag": True, "n": 3})),
     made(snnpipe.fuse, rules=st.sampled_from([(), snnpipe.FUSE_RULES])),
@@ -86,7 +86,8 @@ stages = st.one_of(
          device=st.just("cpu")),
     made(snnpipe.replace, neuron=neurons, threshold=thresholds | shares.map(snnpipe.fixed),
          rules=st.just((snnpipe.matching_levels,))),
-    correcting(snnpipe.correct_bias, per=st.sampled_from(["channel", "neuron"]), iterations=whole()),
+    correcting(snnpipe.correct_bias, per=st.sampled_from(["channel", "neuron"]), iterations=whole(),
+               device=st.just("cpu")),
     correcting(snnpipe.correct_potential, code=st.just(snnpipe.TD)), correcting(snnpipe.correct_threshold),
     correcting(snnpipe.correct_weights, epochs=whole(), lr=shares, batch_size=whole()),
     st.builds(lambda T: snnpipe.balance(DATA, T=T), whole()),

@@ -118,11 +118,11 @@ def first_scores(output: Any, labels: Any) -> Any:
 
 
 def second(batch: Any) -> Any:
-    return batch[1]
+    return batch[1] if isinstance(batch, tuple) else batch
 
 
-def called_on_first(model: Any, batch: Any) -> Any:
-    return model(batch[0])
+def called_on_first(model: Any, batch: Any) -> Any:  # what a function of the user's own raises is the user's own
+    return model(batch[0] if isinstance(batch, tuple) else batch)
 
 
 def site_has_no_cap(site: Any) -> bool:
@@ -251,14 +251,15 @@ call("replace", on_state(replace, "measured"), neuron=integrate_and_fire(), thre
 call("td_rewrite", on_state(snnpipe.td_rewrite, "measured"), code=TD)
 for correct in (correct_bias, snnpipe.correct_potential, snnpipe.correct_threshold):
     call(correct.__name__, on_state(correct, "spiking"), batches=lambda: [things().x], T=2, per="channel", code=RATE,
-         schedule=snnpipe.wave(2), max_batches=1, budget=2**20, group=...)  # fmt: skip
+         schedule=snnpipe.wave(2), max_batches=1, budget=2**20, device="cpu", group=...)  # fmt: skip
 call("correct_weights", on_state(snnpipe.correct_weights, "spiking"), batches=lambda: [things().x], T=2, code=RATE,
      schedule="step", epochs=1, lr=0.01, batch_size=3, max_batches=1, progress=False, group=...)  # fmt: skip
 call("balance", on_state(snnpipe.balance, "spiking"), batches=lambda: [things().x], T=2, per="layer", code=RATE,
-     max_batches=1, budget=2**20, group=...)  # fmt: skip
+     max_batches=1, budget=2**20, device="cpu", group=...)  # fmt: skip
 call("quantise_weights", on_state(snnpipe.quantise_weights, "traced"), bits=8, per="channel")
 call("roundings", snnpipe.roundings, state=lambda: things().traced, bits=8, per="layer")
 call("absorb", lambda state: snnpipe.absorb(state), state=lambda: things().spiking)
+call("to_snn", on_state(to_snn, "measured"), unsafe_share=False)
 for stage in (fuse, instrument, replace, snnpipe.td_rewrite, to_snn, snnpipe.to_module):
     call(f"{stage.__name__} of", lambda state, stage=stage: stage(state), state=lambda: things().measured)
 call("merge_statistics", lambda other, state: snnpipe.merge_statistics(other)(state), other=lambda: things().measured,

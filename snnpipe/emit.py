@@ -13,6 +13,7 @@ from snnpipe.graph import Graph, Node, Param, Ref, param_keys
 from snnpipe.ops.functions import Opaque, events_of
 from snnpipe.ops.modules import OpaqueModule, SpikingNeuron, assign, clone
 from snnpipe.ops.table import OPS
+from snnpipe.sharing import tied
 
 #: A function on leaves of operands: references and parameters become fx nodes.
 Value = Callable[[Any], Any]
@@ -157,9 +158,4 @@ def _is_opaque(node: Node) -> bool:
 
 def cloned(params: Mapping[str, Tensor], *, requires_grad: bool | None = None) -> dict[str, Tensor]:
     """Copies of the tensors, tied ones still tied; ``requires_grad`` overrides the parameters' own flag."""
-    copies: dict[int, Tensor] = {}
-    for tensor in params.values():
-        if id(tensor) not in copies:
-            wanted = tensor.requires_grad if requires_grad is None else requires_grad
-            copies[id(tensor)] = clone(tensor, requires_grad=wanted)
-    return {key: copies[id(tensor)] for key, tensor in params.items()}
+    return tied(params, lambda x: clone(x, requires_grad=x.requires_grad if requires_grad is None else requires_grad))

@@ -19,6 +19,8 @@ from snnpipe.errors import GraphError, StageError, listing
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import function
 from snnpipe.rules.spec import SPEC
+from snnpipe.sharing import without_values
+from snnpipe.sharing import written as written_to
 from snnpipe.state import ConversionState
 from snnpipe.text import Call, text_of, written
 
@@ -36,6 +38,13 @@ class Stage(Protocol):
 _STAGE = function("state", write="write pipe(model, trace, ...)")
 #: A precondition: what the stage wants, as (holds, sentence that says which stage to add).
 Requirement = tuple[Callable[[ConversionState], bool], str]
+
+#: Of stages that read weights or data.
+HAS_VALUES: Requirement = (
+    lambda state: not without_values(state.params),
+    "the weights are on the meta device and have no values; check(model) needs none, this stage does: load them "
+    "(model.to_empty(device=...), then load_state_dict) and trace again",
+)
 
 
 @attrs.frozen
@@ -143,6 +152,13 @@ def _readable(signature: inspect.Signature) -> inspect.Signature:
 def check_state(name: str, value: Any) -> None:
     """Complain, with the code to write, when a stage was not given a state."""
     if isinstance(value, ConversionState):
+        changed = written_to(value.params, value.shared)
+        if changed:
+            raise StageError(
+                f"{name}: {', '.join(changed[:3])}{', ...' * (len(changed) > 3)}: written to or moved since trace, and "
+                "the state shares them with the model (unsafe_share=True): what was measured or folded may be wrong. "
+                "Trace again"
+            )
         return
     if isinstance(value, nn.Module):
         raise StageError(

@@ -18,6 +18,7 @@ from snnpipe.codes import CODE, Code
 from snnpipe.emit import ann_code, cloned, module_tree
 from snnpipe.errors import StageError, listing
 from snnpipe.frontend.lowering import lower
+from snnpipe.frontend.memory import same_values
 from snnpipe.frontend.met import tensors_of
 from snnpipe.frontend.part import Whole
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
@@ -28,6 +29,7 @@ from snnpipe.markup.style import piece
 from snnpipe.markup.tags import tag
 from snnpipe.names import safe_argument, safe_paths
 from snnpipe.options import function, instance, optional, several
+from snnpipe.sharing import Mark
 
 
 @attrs.frozen
@@ -113,6 +115,7 @@ class ConversionState:
         history: what the stages did.
         made: the text of each stage that changed something; ``...`` for a function of one's own.
         whole: the model whose part this is, ``None`` for a whole model; it runs when data are read.
+        shared: of ``trace(unsafe_share=True)``, what tells whether the model's tensors were written to since.
     """
 
     graph: Graph = attrs.field(validator=valid(_GRAPH, StageError))
@@ -124,6 +127,7 @@ class ConversionState:
     history: tuple[Event, ...] = ()
     made: tuple[str, ...] = ()
     whole: Whole | None = None
+    shared: FrozenMap[str, Mark] = attrs.field(default=EMPTY, converter=as_map, validator=valid(_MAP, StageError))
 
     def __repr__(self) -> str:
         made = f"code={self.code}, " if self.code else ""
@@ -190,7 +194,7 @@ class ConversionState:
         inputs = {safe_argument(node["name"]): node["name"] for node in self.graph.inputs}
         found = {names.get(key, key): tensor for key, tensor in lowered.params.items()}
         params = {  # an untouched parameter stays the same object
-            key: self.params[key] if key in self.params and torch.equal(self.params[key], tensor) else tensor
+            key: self.params[key] if key in self.params and same_values(self.params[key], tensor) else tensor
             for key, tensor in found.items()
         }
         name = getattr(fn, "__name__", type(fn).__name__)
@@ -252,6 +256,8 @@ def feed(h: Any, key: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         h.update(f"{key}={value!r};".encode())
         return
+    h.update(f"{key}:{tuple(value.shape)}:{value.dtype};".encode())
+    if value.is_meta:  # it has no values
+        return
     flat = value.detach().cpu().contiguous()
-    h.update(f"{key}:{tuple(flat.shape)}:{flat.dtype};".encode())
     h.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -19,7 +19,7 @@ EDGE = {"snnpipe.cli", "snnpipe.demo", "snnpipe.__main__"}  # programs: they may
 #: Layers from the bottom up; a module imports from its own layer or from those before it.
 LAYERS = (
     ("errors", "frozen", "containers", "text", "checks", "options", "markup"),
-    ("graph", "codes", "names", "waves"),
+    ("graph", "codes", "names", "waves", "sharing"),
     ("kernels",),
     ("ops",),
     ("frontend", "emit", "generated"),

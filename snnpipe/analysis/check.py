@@ -11,10 +11,12 @@ from torch import nn
 
 from snnpipe.analysis.cores import Limit
 from snnpipe.analysis.limits import limits, sizes_known
+from snnpipe.analysis.shapes import ann_multiplications
+from snnpipe.analysis.tables import short
 from snnpipe.analysis.targets import Target
 from snnpipe.checks import takes
 from snnpipe.errors import SiteWarning, StageError, TraceError, UnsupportedError
-from snnpipe.graph import Node
+from snnpipe.graph import Node, param_keys
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.markup.style import piece
 from snnpipe.markup.tables import table
@@ -23,6 +25,7 @@ from snnpipe.ops.lift import Case, Form, graded_units, has_neurons, place, unlif
 from snnpipe.ops.modules import held
 from snnpipe.options import instance, optional
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.sharing import without_values
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.instrument import instrumented
 from snnpipe.stages.replace import replace
@@ -64,6 +67,7 @@ class Verdict:
         notes: what the stages would record, such as batch norms that stay.
         target: the chip that was asked for.
         limits: what of it the network exceeds.
+        ann: multiplications of the ANN on one sample, ``None`` where shapes do not tell; they do with ``example=``.
     """
 
     nodes: tuple[NodeVerdict, ...]
@@ -72,6 +76,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     target: Target | None = None
     limits: tuple[Limit, ...] = ()
+    ann: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -111,6 +116,8 @@ class Verdict:
             f"on events: {100 * self.on_events:.0f} % of the operators between neurons",
             "fully spiking" if self.fully_spiking else "not fully spiking",
         ]
+        if self.ann is not None:
+            lines.append(f"multiplications of the ANN: {short(self.ann)} for each sample")
         lines += [f"  graded  {node.path:{width}}  {node.op}  {node.where}".rstrip() for node in graded]
         if self.target is not None:
             lines.append(f"{'fits' if self.fits else 'does not fit'} {self.target}")
@@ -143,11 +150,12 @@ def check(
     """Say what conversion would do with a model, or has done, without data; the model is unchanged.
 
     Args:
-        model: a trained network; a state, between any two stages; or a converted network.
+        model: a trained network; a state, between any two stages; or a converted network.  Its weights may be on the
+            meta device, as those of a network too large for memory; a note says what is then not checked.
         target: a chip: ``SPECK_2E``, ``AKIDA_1``, ``LOIHI_2`` or a ``Target`` of your own.  The verdict then lists each
             limit that is exceeded before the last neuron.  Sizes of maps are known where there is an ``example=``;
             weights and thresholds are looked at once there are neurons.
-        **options: as for ``trace``; for a network only.
+        **options: as for ``trace``; for a network only.  ``unsafe_share=True`` spares a copy of the weights.
 
     Returns:
         A ``Verdict``: for every operator its case, its form and its unit, or the refusal.
@@ -199,14 +207,25 @@ def check(
         if node.op != "input"
     )
     notes = tuple(f"{e.subject} {e.action}: {e.detail}" for e in state.history if e.action == "not folded")
+    ann, lacking = ann_multiplications(state.graph, state.params), without_values(state.params)
+    if lacking:
+        asking = [node for node in state.graph if _op(node) in _BY_VALUE and {*param_keys(node.operands)} & {*lacking}]
+        asked = [f"{node.path} ({_op(node)})" for node in asking]
+        notes += (_ON_META, *(f"with values, {name} may be another operator, or a site" for name in asked))
     if target is None:
-        return Verdict(nodes, "", _front_end(state), notes)
-    exceeded = limits(state.graph, state.params, target, converted=converted)
+        return Verdict(nodes, "", _front_end(state), notes, ann=ann)
+    exceeded = limits(state.graph, state.params, target, converted=converted and not lacking)
     notes += tuple(f"not checked: {words}" for words in target.unchecked)
     notes += (_NO_SIZES,) * (not sizes_known(state.graph, state.params)) + (_NO_VALUES,) * (not converted)
-    return Verdict(nodes, "", _front_end(state), notes, target, exceeded)
+    return Verdict(nodes, "", _front_end(state), notes, target, exceeded, ann)
 
 
+_ON_META = (
+    "not checked, for the weights are on the meta device and have no values: whether the graph computes what the model "
+    "computes, and what hangs on the values of weights"
+)
+#: Operators of which the values of their parameters decide what becomes: slopes, caps, bounds.
+_BY_VALUE = frozenset({"prelu", "clamp", "where", "clip", "fmax", "fmin", "max", "maximum", "min", "minimum"})
 _NO_SIZES = "sizes of maps are not known and not checked; write check(model, target=..., example=x)"
 _NO_VALUES = "weights and thresholds are looked at once there are neurons: check(pipe(model, ..., absorb), target=...)"
 

@@ -66,7 +66,7 @@ def _state(state: ConversionState) -> dict[str, Any]:
             "the network, save(to_snn(state), path), or the part alone, save(state.evolve(whole=None), path)"
         )
     fields = fields_of(state)
-    del fields["whole"]
+    del fields["whole"], fields["shared"]
     return fields
 
 

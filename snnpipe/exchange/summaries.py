@@ -14,7 +14,7 @@ from torch import Tensor
 
 from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
-from snnpipe.kernels.histogram import BINS, Histogram, octave
+from snnpipe.kernels.histogram import BINS, COUNTS, Histogram, octave
 from snnpipe.kernels.moments import Moments
 from snnpipe.kernels.moving import MovingAverage
 from snnpipe.kernels.statistic import Extrema
@@ -44,7 +44,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _are_counts(value: Any) -> bool:
-    shaped = _is_plain(value) and value.dtype == torch.int64 and value.ndim == 2 and value.shape[1] == BINS
+    shaped = _is_plain(value) and value.dtype in COUNTS and value.ndim == 2 and value.shape[1] == BINS
     return shaped and bool((value >= 0).all())
 
 
@@ -53,7 +53,7 @@ _VALUES = Field("finite float32 or float64 numbers, (C,)", lambda x: _numbers(x,
 _MEANS = Field("finite float64 numbers, (C,)", lambda x: _numbers(x, torch.float64))
 _SQUARES = Field("float64 numbers of at least 0, (C,)", lambda x: _numbers(x, torch.float64) and bool((x >= 0).all()))
 _OCTAVE = Field("a whole number from 0 to 254", lambda x: type(x) is int and 0 <= x <= 254)
-_COUNTS = Field(f"int64 counts of at least 0, (C, {BINS})", _are_counts)
+_COUNTS = Field(f"int16, int32 or int64 counts of at least 0, (C, {BINS})", _are_counts)
 
 #: The kinds of summaries that files can hold, and their fields.
 KINDS: FrozenMap[Any, FrozenMap[str, Field]] = FrozenMap({

@@ -41,6 +41,7 @@ from snnpipe.frontend.symbolic import ONE_AT_A_TIME
 from snnpipe.frozen import EMPTY, is_namedtuple
 from snnpipe.frozen import leaves as leaves_of
 from snnpipe.graph import Node, Traced
+from snnpipe.sharing import without_values
 
 #: torch runs these on operands that do not fit, and destroys memory: they are never run on another batch size.
 _UNCHECKED = frozenset({"lu_unpack"})
@@ -78,6 +79,8 @@ def _first_right(
 ) -> tuple[Lowered, str]:  # fmt: skip
     """The first attempt that computes what the model computes on its example."""
     own = dict(tensors_of(root))
+    lacking = bool(without_values(own))  # what holds a graph against its model runs both
+    given = given.cast(device="meta") if lacking else given
     failure: Exception = RuntimeError("it treats one sample otherwise than several")
     for tried, dynamic in _attempts(given):
         met = Met()
@@ -95,6 +98,8 @@ def _first_right(
             continue
         held = _held(program, own, met.tensors(root))
         lowered = _lowered(program, held, root, lambda graph: not _fails(graph, root, tried))  # noqa: B023
+        if lacking and not lowered.problems:
+            return lowered, f"{shapes_of(program, 0)}; not held against the model, which has no values"
         if tried is not given and (not batch_sizes(program) or _fails(lowered, root, given)):
             continue  # the example is one sample, which is not treated as two are
         if lowered.problems:
@@ -145,8 +150,13 @@ def _held(program: ExportedProgram, own: Mapping[str, Tensor], others: Mapping[s
 
 def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lowered:
     """Lower an exported program, around copies of its tensors unless ``unsafe_share``; it is unchanged."""
-    held = {key: value for key, value in (program.constants | program.state_dict).items() if isinstance(value, Tensor)}
+    held = held_by(program)
     return _lowered(program, held if unsafe_share else cloned(held), nn.Module())
+
+
+def held_by(program: ExportedProgram) -> dict[str, Tensor]:
+    """The tensors of a program, by key."""
+    return {key: value for key, value in (program.constants | program.state_dict).items() if isinstance(value, Tensor)}
 
 
 def _lowered(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -205,8 +206,8 @@ class _Copy:
                 + f", at {origin[1]}" * bool(origin[1])
                 + "; call model.eval() before exporting, or pass training=self.training"
             )
-        if self.device is not None and kwargs.get("device") == self.device[0]:
-            kwargs = {**kwargs, "device": self.device[1]}  # the input's device, not the one of the example
+        if self.device is not None:  # the input's device, not the one of the example
+            args, kwargs = map_leaves(partial(_there, *self.device), (args, dict(kwargs)))
         read = [user for user in node.users if user.users or user.target is not operator.getitem]
         first = FIRST_RESULT.get(target) if all(user.args[1:] == (0,) for user in read) else None
         if first is not None:
@@ -242,6 +243,11 @@ class _Copy:
         entries = [entry for entry in region.graph.nodes if entry.op == "placeholder"]
         inside.env = dict(zip(entries, operands, strict=True))
         return inside.nodes(region.graph)
+
+
+def _there(given: torch.device, there: fx.Node, leaf: Any) -> Any:
+    """The node that says where the input is, for the device that the example was on."""
+    return there if isinstance(leaf, torch.device) and leaf == given else leaf
 
 
 def _as_traced(leaf: Any, program: ExportedProgram, placeholders: Mapping[str, fx.Node]) -> Any:

@@ -33,8 +33,9 @@ _CLASS_CONTAINERS = (list, dict, set)
 
 
 def shadow(
-    model: nn.Module, *, share: bool = False, evaluate: bool = True, instead: Mapping[nn.Module, nn.Module] = EMPTY
-) -> nn.Module:
+    model: nn.Module, *, share: bool = False, evaluate: bool = True, instead: Mapping[nn.Module, nn.Module] = EMPTY,
+    shapes_only: bool = False,
+) -> nn.Module:  # fmt: skip
     """Copy the module tree and all that its modules refer to; the model is unchanged.
 
     Objects that are one in the model (aliases, tied weights) are one in the copy.  Bound methods, partials and closures
@@ -46,6 +47,7 @@ def shadow(
         share: keep the model's own tensors instead of clones.
         evaluate: in evaluation mode; a copy of a private module keeps the mode it is in.
         instead: modules that are not copied, and what the copy refers to in their place.
+        shapes_only: put all tensors of the copy on the meta device, where they have no values.
 
     Raises:
         TraceError: names what cannot be copied.
@@ -56,7 +58,7 @@ def shadow(
             "trace: hooks on all modules (register_module_forward_hook) would run while the model is followed. "
             "Remove them: handle.remove()"
         )
-    copier = _Copier(share)
+    copier = _Copier(share, shapes_only)
     for original, other in instead.items():
         copier.twins.keep(original, other)
     with torch.inference_mode(False), torch.no_grad():
@@ -83,8 +85,8 @@ def unregistered(root: nn.Module) -> Mapping[str, nn.Module]:
 class _Copier:
     """Copies each module and each tensor once."""
 
-    def __init__(self, share: bool) -> None:
-        self.share = share
+    def __init__(self, share: bool, shapes_only: bool) -> None:
+        self.share, self.shapes_only = share, shapes_only
         self.modules: dict[str, nn.Module] = {}
         self.kinds: dict[type, dict[str, Any]] = {}
         self.twins = Twins(((nn.Module, self.module), (Tensor, self.tensor)))
@@ -124,9 +126,9 @@ class _Copier:
         return copy
 
     def tensor(self, original: Tensor, twins: Twins, path: str) -> Any:
-        if self.share:
+        if self.share and not (self.shapes_only and not original.is_meta):
             return original
-        copy = clone(original, requires_grad=original.requires_grad)
+        copy = clone(original, requires_grad=original.requires_grad, to="meta" if self.shapes_only else None)
         for name, value in vars(original).items():
             copy.__dict__.setdefault(name, twins.of(value, f"{path}.{name}"))
         return twins.keep(original, copy)

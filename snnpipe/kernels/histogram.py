@@ -22,13 +22,17 @@ _SHIFT = 23 - 5  # of a float32's 23 bits of mantissa, 5 count the bins of an oc
 _LANES = 8
 _PIECE = 2**20  # values counted at a time, so that temporary tensors stay in the cache
 
-#: The most memory that the counts of one site may take, in bytes: 4 KiB for each of 2**18 channels.
+#: The types that counts may have.
+COUNTS = (torch.int16, torch.int32, torch.int64)
+#: The most memory that the counts of one site may take, in bytes: 4 KiB for each of 2**18 channels while they are made.
 MOST_BYTES = 2**30
 
 
 @attrs.frozen(eq=False)
 class Histogram:
-    """Counts per channel in bins of about equal relative width, (C, BINS) int64, and the largest value (C,).
+    """Counts per channel in bins of about equal relative width, (C, BINS), and the largest value (C,).
+
+    Counts are of the shortest type that holds ``count``: 1 KiB for each channel up to 32,767 values, then 2 KiB.
 
     The bins cover the ``OCTAVES`` octaves up to the one that holds the site's largest value, ``2**top``; smaller
     values, zeros and negative ones share bin 0.  A merge raises the lower of two tops, which only pours bins into
@@ -97,7 +101,7 @@ class Histogram:
 
 
 def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
-    """Histogram of a batch; memory C x BINS whatever the size of ``x``.
+    """Histogram of a batch; what is kept is C x BINS whatever the size of ``x``.
 
     Raises:
         CalibrationError: that would be more than ``MOST_BYTES``, as for one histogram per neuron of a large layer.
@@ -116,16 +120,23 @@ def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
     counts = torch.zeros(channels, BINS, dtype=torch.int64, device=x.device)
     if math.isfinite(highest):  # otherwise the largest value tells, and nobody needs the counts
         _count(x, axis, top, counts)
-    return Histogram(x.numel() // channels, largest, top, counts)
+    count = x.numel() // channels
+    return Histogram(count, largest, top, counts.to(_shortest(count)))
 
 
 def merge_histogram(a: Histogram, b: Histogram) -> Histogram:
     """The histogram of both batches; associative and commutative, bit for bit."""
-    top = max(a.top, b.top)
-    return Histogram(a.count + b.count, torch.maximum(a.max, b.max), top, _raised(a, top) + _raised(b, top))
+    top, count = max(a.top, b.top), a.count + b.count
+    first, second = (_raised(h, top).to(_shortest(count)) for h in (a, b))
+    return Histogram(count, torch.maximum(a.max, b.max), top, first + second)
 
 
 HISTOGRAM = Statistic("histogram", summarise_histogram, merge_histogram)
+
+
+def _shortest(count: int) -> torch.dtype:
+    """The shortest type for counts that add up to ``count``."""
+    return next((kind for kind in COUNTS if count <= torch.iinfo(kind).max), torch.int64)
 
 
 def _count(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:

@@ -140,11 +140,17 @@ class SpikingNeuron(nn.Module):
         keep_finite(self.threshold)
         return self
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The lowest and the highest threshold, in words."""
+        if self.threshold.is_meta:
+            return "?", "?"
+        return f"{self.threshold.min().item():.3g}", f"{self.threshold.max().item():.3g}"
+
     def extra_repr(self) -> str:
-        low, high = self.threshold.min().item(), self.threshold.max().item()
         wires = f" ({self.neuron.wires} wire{'s' * (self.neuron.wires > 1)})" * (self.neuron.unit == "multi-level")
         sides = ", two-sided" * self.facts.get("signed", False)
-        return f"{self.neuron}, {self.neuron.unit}{wires}{sides}, theta {low:.3g}..{high:.3g}, from {self.origin}"
+        return f"{self.neuron}, {self.neuron.unit}{wires}{sides}, theta {'..'.join(self.ends)}, from {self.origin}"
 
 
 class OpaqueModule(nn.Module):
@@ -191,10 +197,13 @@ def held(root: nn.Module, path: str) -> Any:
     return value
 
 
-def clone(tensor: Tensor, *, requires_grad: bool) -> Tensor:
-    """A copy that can be trained, made under ``inference_mode`` or not; of a parameter a parameter."""
+def clone(tensor: Tensor, *, requires_grad: bool, to: str | None = None) -> Tensor:
+    """A copy, on another device if asked for, that can be trained; of a parameter a parameter.
+
+    It is made under ``inference_mode`` or not.
+    """
     with torch.inference_mode(False):
-        copy = tensor.detach().clone()
+        copy = tensor.detach().to(to, copy=True) if to else tensor.detach().clone()
         if not isinstance(tensor, nn.Parameter):
             return copy
         return nn.Parameter(copy, requires_grad=requires_grad and (copy.is_floating_point() or copy.is_complex()))

@@ -143,11 +143,11 @@ def _straight_through(node: Node, graph: Graph) -> Ref | None:
 
 
 def constant(operand: Any, graph: Graph, params: Mapping[str, Tensor]) -> Tensor | None:
-    """A number, or what parameters alone decide, in float64 on the CPU."""
+    """A number, or what parameters alone decide, in float64 on the CPU; ``None`` where these have no values."""
     varying = isinstance(operand, Ref) and operand.name in _varying(graph)
     value = None if varying else value_of(operand, graph, params, {})
     if isinstance(value, Tensor):
-        return value.cpu().double()
+        return None if value.is_meta else value.cpu().double()
     return torch.tensor(value, dtype=torch.float64) if isinstance(value, int | float) else None
 
 

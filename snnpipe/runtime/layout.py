@@ -24,19 +24,20 @@ _OF_MEMORY = frozenset({
 })  # fmt: skip
 
 
-def laid_out(graph: Graph, params: Mapping[str, Tensor]) -> tuple[Graph, dict[str, Tensor]]:
+def laid_out(graph: Graph, params: Mapping[str, Tensor], *, in_place: bool) -> tuple[Graph, dict[str, Tensor]]:
     """The graph, and the weights of two-dimensional convolutions with their channels last; values stay the same.
 
     What a convolution makes lies in memory as its weights do, and what is made of that as well, so the values between
     convolutions never have to be laid out anew.  ``view`` becomes ``reshape``, which takes either layout.  Where the
-    graph calls what may mind the layout, all stays as it is.
+    graph calls what may mind the layout, all stays as it is.  Without ``in_place`` the weights stay as they lie, which
+    are then somebody else's too.
     """
     weights = [node["weight"] for node in graph if node.op in _CONVOLUTIONS]
     keys = {weight.key for weight in weights if isinstance(weight, Param)}
     if not keys or any(map(_minds, graph)):
         return graph, dict(params)
     nodes = tuple(_reshaped(node) if node.op == "view" else node for node in graph)
-    laid = {key: _channels_last(tensor) if key in keys else tensor for key, tensor in params.items()}
+    laid = {key: _channels_last(tensor) if in_place and key in keys else tensor for key, tensor in params.items()}
     return Graph(nodes, graph.output), laid
 
 

@@ -23,7 +23,6 @@ def neurons(found: Mapping[str, SpikingNeuron]) -> Markup:
         return tag("p", "no neurons")
     rows = [("layer", "neuron", "unit", "wires", "lowest theta", "highest theta", "stands for")]
     for name, module in found.items():
-        low, high = float(module.threshold.min()), float(module.threshold.max())
         kind = module.neuron
-        rows.append((name, str(kind), kind.unit, str(kind.wires), f"{low:.3g}", f"{high:.3g}", module.origin))
+        rows.append((name, str(kind), kind.unit, str(kind.wires), *module.ends, module.origin))
     return table(rows, label="neurons", left=3, words=1)

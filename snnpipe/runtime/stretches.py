@@ -12,12 +12,16 @@ from operator import or_
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from snnpipe.codes import Clock, Code
+from snnpipe.emit import module_tree
 from snnpipe.generated import compiled
 from snnpipe.graph import Graph, Node, Ref, refs
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.runtime.window import Window
+from snnpipe.sharing import tied
 
 
 @attrs.frozen(eq=False)
@@ -26,6 +30,7 @@ class Stretch:
 
     Attributes:
         neuron: its ``encode`` node.
+        part: the nodes on the way, and the neuron.
         timed: whether its current has a leading time axis, (T, B, ...), or is the same at every step, (B, ...).
         reads: the values that it is given, by node name.
         carried: those that somebody further on reads, of all that was met before this neuron has sent anything.
@@ -33,6 +38,7 @@ class Stretch:
     """
 
     neuron: Node
+    part: Graph
     timed: bool
     reads: frozenset[str]
     carried: frozenset[str]
@@ -50,6 +56,21 @@ class Stretch:
         """
         current, made = self.run(root, clocks, {}, {}, values)
         return current, made
+
+
+def lent(params: Mapping[str, Tensor], device: torch.device | None, *ways: Stretch) -> nn.Module:
+    """The module that holds the tensors of some stretches and no others, on a device, or where they are.
+
+    Whoever lets go of it before it asks for the next has no more on the device than one neuron's way at a time.
+    """
+    part = Graph(tuple(node for way in ways for node in way.part), None)
+    needed = {key: params[key] for key in sorted(part.param_keys())}
+    return module_tree(part, tied(needed, lambda tensor: brought(tensor.detach(), device)))
+
+
+def brought(value: Any, device: torch.device | None) -> Any:
+    """A value, its tensors on a device, or where they are."""
+    return value if device is None else zip_leaves(lambda x: x.to(device) if isinstance(x, Tensor) else x, value)
 
 
 def stretches(graph: Graph, code: Code, *, over_time: bool) -> tuple[Stretch, ...]:
@@ -78,7 +99,7 @@ def stretches(graph: Graph, code: Code, *, over_time: bool) -> tuple[Stretch, ..
         section.target.output((section.value(neuron["input"]), answer))
         is_timed = any(name in timed for name in refs(neuron["input"]))
         run, reads, carried = compiled(section.target), frozenset(read - made), frozenset(known & read_later)
-        found.append(Stretch(neuron, is_timed, reads, carried, run))
+        found.append(Stretch(neuron, Graph((*part, neuron), None), is_timed, reads, carried, run))
         known.add(neuron.name)
         timed |= {neuron.name} if over_time else set()
     return tuple(found)

@@ -18,14 +18,14 @@ from snnpipe.kernels.statistic import along
 from snnpipe.ops.lift import has_neurons
 from snnpipe.rules.roles import ADDING, FACTORED, Role, factor, layouts, roles, values_read
 from snnpipe.rules.scales import ONE, Scales, same_for_all, scales
-from snnpipe.stage import stage
+from snnpipe.stage import HAS_VALUES, stage
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.state import ConversionState, Event
 
 NEURONS = (lambda state: has_neurons(state.graph), "there are no neurons yet; put replace before it")
 
 
-@stage(NOT_LIFTED, NEURONS)
+@stage(HAS_VALUES, NOT_LIFTED, NEURONS)
 def absorb(state: ConversionState) -> ConversionState:
     r"""Fold thresholds into weights, so that events are whole numbers, such as 0 and 1; the input is unchanged.
 

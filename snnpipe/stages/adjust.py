@@ -21,10 +21,11 @@ from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap, map_leaves
 from snnpipe.graph import Graph, Node, Param, Ref, redirecting, unique_name
 from snnpipe.ops.lift import lift, unlift
+from snnpipe.ops.modules import held
 from snnpipe.runtime.activations import activation
 from snnpipe.runtime.batches import Forward, fitting
 from snnpipe.runtime.shelf import WAITING, Shelf
-from snnpipe.runtime.stretches import Stretch, stretches
+from snnpipe.runtime.stretches import Stretch, lent, stretches
 from snnpipe.stages.adjustment import Adjustment, Neuron, Seen
 from snnpipe.stages.fingerprint import of_state
 from snnpipe.stages.prefix import bound, check_current, detached, home
@@ -36,27 +37,30 @@ from snnpipe.waves import Wave
 
 def adjusted(
     state: ConversionState, *, adjustments: tuple[Adjustment, ...], batches: Iterable[Any], T: int, per: str,
-    code: Code, schedule: Wave, limit: int | None, forward: Forward | None, budget: int | None, group: Any,
-    called: str,
+    code: Code, schedule: Wave, limit: int | None, forward: Forward | None, budget: int | None,
+    device: torch.device | None, group: Any, called: str,
 ) -> ConversionState:  # fmt: skip
     """The state with every neuron adjusted; see ``stages.correct`` for the arguments."""
     clocks, events = tuple(schedule.clocks(code, T)), list[Event]()
-    tree = module_tree(state.graph, detached(state.params))
+    whole = module_tree(state.graph, detached(state.params))
     found: dict[str, dict[str, Tensor]] = {}
     same = partial(of_state, state, adjustments, T, per, str(code), str(schedule))
-    processes = Together(group, called, same, home(state))
+    processes = Together(group, called, same, device or home(state))
     with processes as everyone, torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
         inputs = bound(state, batches, called, limit, forward, everyone)
-        data = parts(inputs, state.graph, tree, len(clocks), budget)
-        journey = _Journey(state, data, tree, code, clocks, shelf, called)
+        data = parts(inputs, state.graph, whole, len(clocks), budget)
+        journey = _Journey(state, data, code, clocks, shelf, device, called)
         for way, own_way in journey.ways:
-            node, path = way.neuron, neuron_path(way.neuron)
+            node, path, tree = way.neuron, neuron_path(way.neuron), lent(state.params, device, way, own_way)
             neuron = Neuron(
                 node, tree.get_submodule(path), clocks, per, timed=own_way.timed, called=called, everyone=everyone
             )
-            seen = journey.on(way, own_way, any(adjustment.of_current for adjustment in adjustments))
-            found[node.name], notes = neuron.adjusted(adjustments, seen, shelf)
-            journey.leave(neuron, seen, found[node.name])
+            seen = journey.on(tree, way, own_way, any(adjustment.of_current for adjustment in adjustments))
+            own, notes = neuron.adjusted(adjustments, seen, shelf)
+            stays = state.params[node["threshold"].key].device
+            found[node.name] = {key: value.to(stays) for key, value in own.items()}
+            journey.leave(neuron, seen, own)
+            del tree  # before the next is brought
             events += [Event(called, path, action, f"{note}, for T = {T} under {code}") for action, note in notes]
     paths = {name: neuron_path(state.graph[name]) for name in found}
     made = {f"{paths[name]}.{key}": value for name, values in found.items() for key, value in values.items()}
@@ -70,27 +74,27 @@ class _Journey:
     """All the data on their way through the ANN and the spiking network, side by side."""
 
     def __init__(
-        self, state: ConversionState, data: Sequence[Part], tree: nn.Module, code: Code, clocks: Sequence[Clock],
-        shelf: Shelf, called: str,
+        self, state: ConversionState, data: Sequence[Part], code: Code, clocks: Sequence[Clock], shelf: Shelf,
+        device: torch.device | None, called: str,
     ) -> None:  # fmt: skip
         lifted = lift(state.graph, temporal_inputs=False)
         ann = unlift(lifted)
         own_ways = stretches(lifted, code, over_time=True)
         self.ways = tuple(zip(stretches(ann, code, over_time=False), own_ways, strict=True))
         begin = begun(data, ann)
-        self.there, self.here = Walk(tree, (), shelf, begin), Walk(tree, clocks, shelf, begin)
-        self.state, self.data, self.tree, self.shelf, self.called = state, data, tree, shelf, called
+        self.there, self.here = Walk((), shelf, begin, device), Walk(clocks, shelf, begin, device)
+        self.data, self.shelf, self.called = data, shelf, called
         self.left: Callable[[int], tuple[dict[str, Any], dict[str, Any]]] = _nothing
 
-    def on(self, way: Stretch, own_way: Stretch, of_current: bool) -> list[Seen]:
+    def on(self, tree: nn.Module, way: Stretch, own_way: Stretch, of_current: bool) -> list[Seen]:
         """What the next neuron sees of all the data; those that wait at the one before leave it."""
         node, seen = way.neuron, list[Seen]()
         cap = node.get("cap")
-        cap = self.state.params[cap.key] if isinstance(cap, Param) else cap
+        cap = held(tree, cap.key) if isinstance(cap, Param) else cap
         for k, part in enumerate(self.data):
             a, sent = self.left(k)
-            with fitting(self.called, part.number, part.given, self.tree):
-                z, z_snn = self.there.on(way, k, a), self.here.on(own_way, k, sent)
+            with fitting(self.called, part.number, part.given, tree):
+                z, z_snn = self.there.on(tree, way, k, a), self.here.on(tree, own_way, k, sent)
             for current in (z, z_snn):
                 check_current(current, neuron_path(node), self.called, part.number)
             kept = self.shelf.keep(activation(z, node.get("signed", False), cap, node["axis"]))

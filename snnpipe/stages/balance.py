@@ -17,14 +17,14 @@ from snnpipe.frozen import FrozenMap
 from snnpipe.graph import Node, Param
 from snnpipe.kernels.statistic import channel_max
 from snnpipe.ops.lift import lift
-from snnpipe.options import RUN, one_of
+from snnpipe.options import RUN, one_of, optional
 from snnpipe.runtime.batches import Forward, fitting
 from snnpipe.runtime.presented import BYTES
 from snnpipe.runtime.scans import fired
 from snnpipe.runtime.shelf import WAITING, Kept, Shelf
-from snnpipe.runtime.stretches import stretches
-from snnpipe.stage import BoundStage
-from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.runtime.stretches import brought, lent, stretches
+from snnpipe.stage import HAS_VALUES, BoundStage
+from snnpipe.stages.batches import BATCHES_AND_T, DEVICE, MAX_BATCHES
 from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fingerprint import of_state
 from snnpipe.stages.fuse import NOT_LIFTED
@@ -37,11 +37,12 @@ from snnpipe.text import remembered
 
 
 @takes(StageError, batches=BATCHES_AND_T, T=RUN, per=one_of("layer", "channel"), code=CODE, max_batches=MAX_BATCHES,
-       budget=BYTES, group=GROUP)  # fmt: skip
+       budget=BYTES, device=optional(DEVICE), group=GROUP)  # fmt: skip
 @remembered
 def balance(
     batches: Iterable[Any], *, T: int, per: str = "layer", code: Code = RATE, forward: Forward | None = None,
-    max_batches: int | None = None, budget: int | None = None, group: Any = ...,
+    max_batches: int | None = None, budget: int | None = None, device: torch.device | str | None = None,
+    group: Any = ...,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron the largest current it meets while the layers before it spike as threshold.
 
@@ -60,6 +61,7 @@ def balance(
         forward: as for ``calibrate``.
         max_batches: read no more than so many.
         budget: bytes of memory for what waits, by default 512 MiB; as for ``correct_bias``.
+        device: where to run, one layer at a time, by default where the parameters are; as for ``correct_bias``.
         group: processes, as for ``calibrate``.
 
     Raises:
@@ -71,28 +73,29 @@ def balance(
     Frontiers in Neuroscience.
     """
     given = {"batches": batches, "T": T, "per": per, "code": code, "forward": forward, "limit": max_batches}
-    given |= {"budget": budget, "group": group}
-    return BoundStage(_balance, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
+    given |= {"budget": budget, "device": device, "group": group}
+    return BoundStage(_balance, (HAS_VALUES, NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
 
 
 def _balance(
     state: ConversionState, *, batches: Iterable[Any], T: int, per: str, code: Code, forward: Forward | None,
-    limit: int | None, budget: int | None, group: Any,
+    limit: int | None, budget: int | None, device: torch.device | None, group: Any,
 ) -> ConversionState:  # fmt: skip
     lifted, clocks = lift(state.graph, temporal_inputs=False), [code.clock(t) for t in range(1, T + 1)]
-    tree, params, events = module_tree(state.graph, detached(state.params)), dict(state.params), list[Event]()
-    processes = Together(group, "balance", partial(of_state, state, T, per, str(code)), home(state))
+    whole, params, events = module_tree(state.graph, detached(state.params)), dict(state.params), list[Event]()
+    processes = Together(group, "balance", partial(of_state, state, T, per, str(code)), device or home(state))
     with processes as everyone, torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
         inputs = bound(state, batches, "balance", limit, forward, everyone)
-        data = parts(inputs, state.graph, tree, T, budget)
-        walk = Walk(tree, clocks, shelf, begun(data, lifted))
+        data = parts(inputs, state.graph, whole, T, budget)
+        walk = Walk(clocks, shelf, begun(data, lifted), device)
         left: Callable[[int], dict[str, Tensor]] = _nothing
         for way in stretches(lifted, code, over_time=True):
-            node, path, currents, found = way.neuron, neuron_path(way.neuron), dict[int, Kept](), list[Tensor]()
+            node, path, currents, found = way.neuron, neuron_path(way.neuron), dict[int, Kept](), list[Any]()
+            tree = lent(state.params, device, way)
             for k, part in enumerate(data):
                 sent = left(k)
                 with fitting("balance", part.number, part.given, tree):
-                    z = walk.on(way, k, sent)
+                    z = walk.on(tree, way, k, sent)
                 check_current(z, path, "balance", part.number)
                 found.append(_largest(z, node, way.timed, per))
                 currents[k] = shelf.keep(z)
@@ -101,10 +104,12 @@ def _balance(
             if not isinstance(node.get("cap"), Param):
                 theta = filled(reduce(torch.maximum, (mine for mine in everyone.shares(largest) if mine is not None)))
                 theta = theta if node.get("cap") is None else theta.clamp(max=node["cap"])
-                neuron.threshold = params[node["threshold"].key] = like_network(theta, params)
+                params[node["threshold"].key] = like_network(theta, params)
+                neuron.threshold = brought(params[node["threshold"].key], device)
                 said = f"theta {neuron.threshold.min():.3g}..{neuron.threshold.max():.3g} from T = {T} under {code}"
                 events.append(Event("balance", path, "balanced", said))
             left = partial(_left, node.name, neuron, currents, clocks, way.timed)
+            del tree  # before the next is brought
     return state.evolve(*events, params=FrozenMap(params))
 
 

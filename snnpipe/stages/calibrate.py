@@ -14,7 +14,7 @@ from snnpipe.errors import CalibrationError
 from snnpipe.frozen import FrozenMap
 from snnpipe.options import FLAG, TEXT, function, optional
 from snnpipe.runtime.batches import Forward, Reader
-from snnpipe.stage import BoundStage, check_state
+from snnpipe.stage import HAS_VALUES, BoundStage, check_state
 from snnpipe.stages.batches import BATCHES, DEVICE, MAX_BATCHES
 from snnpipe.stages.fingerprint import of_state
 from snnpipe.stages.found import CHECKPOINT, Checkpoint, Found, Journal
@@ -86,7 +86,7 @@ def calibrate(
         checkpoint=checkpoint,
         group=group,
     )
-    return BoundStage(_calibrate, (NOT_LIFTED, NO_NEURONS), config)
+    return BoundStage(_calibrate, (HAS_VALUES, NOT_LIFTED, NO_NEURONS), config)
 
 
 def _calibrate(

@@ -9,18 +9,20 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import torch
+
 from snnpipe.checks import takes
 from snnpipe.codes import CODE, RATE, Code
 from snnpipe.errors import StageError
 from snnpipe.frozen import FrozenMap
 from snnpipe.ops.lift import has_neurons
-from snnpipe.options import RUN, WHOLE, one_of
+from snnpipe.options import RUN, WHOLE, one_of, optional
 from snnpipe.runtime.batches import Forward
 from snnpipe.runtime.presented import BYTES
-from snnpipe.stage import BoundStage
+from snnpipe.stage import HAS_VALUES, BoundStage
 from snnpipe.stages.adjust import adjusted
 from snnpipe.stages.adjustment import Adjustment
-from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
+from snnpipe.stages.batches import BATCHES_AND_T, DEVICE, MAX_BATCHES
 from snnpipe.stages.fuse import NOT_LIFTED
 from snnpipe.stages.together import GROUP
 from snnpipe.text import remembered
@@ -38,7 +40,7 @@ SIZE = Adjustment("scale", "size of the events")
 _PER = one_of("channel", "neuron")
 _options = partial(
     takes, StageError, batches=BATCHES_AND_T, T=RUN, per=_PER, code=CODE, schedule=SCHEDULE, max_batches=MAX_BATCHES,
-    budget=BYTES, group=GROUP,
+    budget=BYTES, device=optional(DEVICE), group=GROUP,
 )  # fmt: skip
 
 
@@ -47,7 +49,8 @@ _options = partial(
 def correct_bias(
     batches: Iterable[Any], *, T: int, per: str = "channel", iterations: int = 1, code: Code = RATE,
     schedule: Wave | str = STEP, forward: Forward | None = None, max_batches: int | None = None,
-    budget: int | None = None, group: Any = ...,
+    budget: int | None = None, device: torch.device | str | None = None,
+    group: Any = ...,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that adds to each neuron's current what its output lacks on average after T steps.
 
@@ -69,6 +72,8 @@ def correct_bias(
         forward: as for ``calibrate``.
         max_batches: stop after so many.
         budget: bytes of memory for what waits, by default 512 MiB.
+        device: where to run, by default where the parameters are.  These stay where they are: what lies on the way to
+            one neuron is brought to the device, for all the data, and let go before the next.
         group: processes, as for ``calibrate``; all of them make what one makes of their batches, in order of rank.
 
     Memory: all samples wait at a layer before any goes on.  What of that is more than the budget waits in a folder for
@@ -84,8 +89,9 @@ def correct_bias(
     calibration", ICML.
     """
     return _stage(
-        "correct_bias", (BIAS,) * iterations, batches, T, per, code, schedule, forward, max_batches, budget, group
-    )
+        "correct_bias", (BIAS,) * iterations, batches, T, per, code, schedule, forward, max_batches, budget, device,
+        group,
+    )  # fmt: skip
 
 
 @_options()
@@ -93,7 +99,7 @@ def correct_bias(
 def correct_potential(
     batches: Iterable[Any], *, T: int, per: str = "neuron", code: Code = RATE, schedule: Wave | str = STEP,
     forward: Forward | None = None, max_batches: int | None = None, budget: int | None = None,
-    group: Any = ...,
+    device: torch.device | str | None = None, group: Any = ...,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that gives each neuron before the first step the charge its output lacks on average after T steps.
 
@@ -104,7 +110,7 @@ def correct_potential(
     New ones are parameters named ``<neuron>.charge``.
 
     Args:
-        batches, T, per, code, schedule, forward, max_batches, budget, group: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches, budget, device, group: as for ``correct_bias``.
 
     Reference: as ``correct_bias``.
     """
@@ -113,8 +119,9 @@ def correct_potential(
             f"correct_potential: under {code} what a neuron starts with is forgotten before it counts; use correct_bias"
         )
     return _stage(
-        "correct_potential", (POTENTIAL,), batches, T, per, code, schedule, forward, max_batches, budget, group
-    )
+        "correct_potential", (POTENTIAL,), batches, T, per, code, schedule, forward, max_batches, budget, device,
+        group,
+    )  # fmt: skip
 
 
 @_options()
@@ -122,7 +129,7 @@ def correct_potential(
 def correct_threshold(
     batches: Iterable[Any], *, T: int, per: str = "channel", code: Code = RATE, schedule: Wave | str = STEP,
     forward: Forward | None = None, max_batches: int | None = None, budget: int | None = None,
-    group: Any = ...,
+    device: torch.device | str | None = None, group: Any = ...,
 ) -> BoundStage:  # fmt: skip
     r"""A stage that shifts each neuron's current to the ANN's mean, and scales its events to the ANN's size.
 
@@ -136,20 +143,29 @@ def correct_threshold(
     rounds to its smallest event, and that all steps but one came too early for.
 
     Args:
-        batches, T, per, code, schedule, forward, max_batches, budget, group: as for ``correct_bias``.
+        batches, T, per, code, schedule, forward, max_batches, budget, device, group: as for ``correct_bias``.
 
     Reference: after Hao et al. 2025, "Faster and stronger: when ANN-SNN conversion meets parallel spiking
     calculation", ICML, who add the mean error of the output to its threshold; least squares is scale free.
     """
     return _stage(
-        "correct_threshold", (CURRENT, SIZE), batches, T, per, code, schedule, forward, max_batches, budget, group
-    )
+        "correct_threshold", (CURRENT, SIZE), batches, T, per, code, schedule, forward, max_batches, budget, device,
+        group,
+    )  # fmt: skip
 
 
 def _stage(
     name: str, adjustments: tuple[Adjustment, ...], batches: Any, T: int, per: str, code: Code, schedule: Wave | str,
-    forward: Forward | None, max_batches: int | None, budget: int | None, group: Any,
+    forward: Forward | None, max_batches: int | None, budget: int | None, device: torch.device | str | None,
+    group: Any,
 ) -> BoundStage:  # fmt: skip
     given = {"adjustments": adjustments, "batches": batches, "T": T, "per": per, "code": code, "schedule": schedule}
-    given |= {"forward": forward, "limit": max_batches, "budget": budget, "group": group, "called": name}
-    return BoundStage(adjusted, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
+    given |= {
+        "forward": forward,
+        "limit": max_batches,
+        "budget": budget,
+        "device": device,
+        "group": group,
+        "called": name,
+    }
+    return BoundStage(adjusted, (HAS_VALUES, NOT_LIFTED, HAS_NEURONS), FrozenMap(given))

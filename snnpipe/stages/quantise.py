@@ -120,7 +120,10 @@ class _Rounded:
         if not is_layer(node, self.state.params):
             return
         weight = self.state.params[node["weight"].key]
-        if not bool(torch.isfinite(weight).all()):
+        if weight.is_meta:
+            yield Problem(node["weight"].key, node.path, node.where, "it is on the meta device and has no values",
+                          "load the weights and trace again")  # fmt: skip
+        elif not bool(torch.isfinite(weight).all()):
             bad = int((~torch.isfinite(weight)).sum())
             yield Problem(node["weight"].key, node.path, node.where, f"{bad} of {weight.numel()} are NaN or infinite",
                           "load a checkpoint that is whole")  # fmt: skip

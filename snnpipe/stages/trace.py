@@ -12,7 +12,8 @@ from torch.export import ExportedProgram
 
 from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, TraceError, UnsupportedError, listing
-from snnpipe.frontend.exported import as_arguments, exported, lower_program, runnable
+from snnpipe.frontend.exported import as_arguments, exported, held_by, lower_program, runnable
+from snnpipe.frontend.met import tensors_of
 from snnpipe.frontend.part import Whole, part_at
 from snnpipe.frontend.selfcheck import check_example
 from snnpipe.frontend.shadow import shadow
@@ -20,6 +21,7 @@ from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several, whole
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.sharing import common, marks, size_of, without_values, written
 from snnpipe.stages.static import with_static
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import Configured
@@ -99,7 +101,8 @@ def trace(
         part: the path of a module within the model, to convert that alone: ``part="backbone"``.  The other arguments
             are then the part's.  The state remembers a copy of the rest, which runs as it is where data are read
             (``calibrate``, corrections), so what the part is measured on is what the whole model hands it.
-        unsafe_share: use the model's own tensors instead of copies.  The state then changes when the model does.
+        unsafe_share: use the model's own tensors instead of copies.  Once they are written to, the state is refused by
+            every later stage, and a model whose ``forward`` writes to them is refused here.
 
     Returns:
         A state with ``graph`` and ``params``, keyed as in ``model.state_dict()``.
@@ -126,13 +129,18 @@ def trace(
     if example is None and dynamic_axes:
         raise StageError("trace: dynamic_axes= goes with example=; traced symbolically, all sizes are free")
     whole: Whole | None = None
+    own = held_by(model) if isinstance(model, ExportedProgram) else dict(tensors_of(model))
+    before, lacking = marks(own if unsafe_share else {}), without_values(own)
+    if lacking and check is not None:
+        raise StageError(f"trace: check= runs the model, and {lacking[0]} is on the meta device and has no values")
     if isinstance(model, ExportedProgram):
         if part is not None:
             raise TraceError("trace: an ExportedProgram has no parts; trace the model it was exported from")
         name, how, note = "ExportedProgram", "taken as it was exported", ""
         lowered = lower_program(model, unsafe_share=unsafe_share)
     else:
-        private, note = shadow(model, share=unsafe_share), "taken in evaluation mode"
+        private = shadow(model, share=unsafe_share, shapes_only=bool(lacking and example is not None))
+        note = "taken in evaluation mode" + f"; {len(lacking)} tensors on meta, without values" * bool(lacking)
         if part is not None:
             found = part_at(private, part, "trace", TraceError)
             note = f"{note}; {part} of {type(model).__name__}, which runs as it is"
@@ -149,12 +157,21 @@ def trace(
                 private, example, constants, tuple(leaves), dynamic_axes, () if check is None else (check,)
             )
             how, note = "traced by torch.export", f"{note}; {shapes}"
+    changed = written(own, before)
+    if changed:
+        raise TraceError(
+            f"trace: forward writes to {', '.join(changed[:3])}, and unsafe_share=True gives it the model's own. "
+            "Leave that out, so that it writes to copies"
+        )
     if lowered.problems:
         raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
+    shared = common(lowered.params, own.values() if unsafe_share else ())
+    said = Event("trace", size_of(shared.values()), "shared", "with the model, which nobody may write to from now on")
     return ConversionState(
         with_static(lowered.graph, static),
         lowered.params,
-        history=(Event("trace", name, how, note),),
+        history=(Event("trace", name, how, note), *(said,) * unsafe_share),
         made=(configured.text.removesuffix("()"),),
         whole=whole,
+        shared=marks(shared),
     )

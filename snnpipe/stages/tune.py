@@ -25,7 +25,7 @@ from snnpipe.options import FLAG, RUN, WHOLE, number
 from snnpipe.rules.axes import LAYER_AXIS
 from snnpipe.runtime.activations import activations
 from snnpipe.runtime.batches import Forward, fitting
-from snnpipe.stage import BoundStage
+from snnpipe.stage import HAS_VALUES, BoundStage
 from snnpipe.stages.batches import BATCHES_AND_T, MAX_BATCHES
 from snnpipe.stages.correct import HAS_NEURONS
 from snnpipe.stages.fuse import NOT_LIFTED
@@ -94,7 +94,7 @@ def correct_weights(
     """
     given = {"batches": batches, "T": T, "code": code, "schedule": schedule, "epochs": epochs, "lr": lr}
     given |= {"batch_size": batch_size, "forward": forward, "limit": max_batches, "progress": progress}
-    return BoundStage(_correct_weights, (NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
+    return BoundStage(_correct_weights, (HAS_VALUES, NOT_LIFTED, HAS_NEURONS), FrozenMap(given))
 
 
 def _correct_weights(

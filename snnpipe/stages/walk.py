@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import torch
 from torch import Tensor, nn
 
 from snnpipe.codes import Clock
@@ -21,7 +22,7 @@ from snnpipe.runtime.activations import activations
 from snnpipe.runtime.inputs import TORCH_SAYS
 from snnpipe.runtime.presented import budget_for, steps_within
 from snnpipe.runtime.shelf import WAITING, Kept, Shelf
-from snnpipe.runtime.stretches import Stretch
+from snnpipe.runtime.stretches import Stretch, brought
 from snnpipe.stages.prefix import split
 
 
@@ -71,23 +72,30 @@ class Walk:
     """Parts of the data on their way.
 
     Args:
-        root: the module that holds the tensors.
         clocks: the steps, or chunks, of the run; none for the ANN.
         shelf: where values wait.
         begin: what each part begins with, by node name.
+        device: where to run, by default where the inputs are.
     """
 
     def __init__(
-        self, root: nn.Module, clocks: Sequence[Clock], shelf: Shelf, begin: Sequence[Mapping[str, Any]]
+        self, clocks: Sequence[Clock], shelf: Shelf, begin: Sequence[Mapping[str, Any]], device: torch.device | None
     ) -> None:
-        self.root, self.clocks, self.shelf = root, clocks, shelf
+        self.clocks, self.shelf, self.device = clocks, shelf, device
         self.values: list[dict[str, Any]] = [dict(values) for values in begin]
         self.inputs = {name for values in begin for name in values}
 
-    def on(self, way: Stretch, number: int, sent: Mapping[str, Any]) -> Tensor:
-        """The current of the next neuron, of part ``number``; ``sent`` is what the one before has sent, by its name."""
+    def on(self, root: nn.Module, way: Stretch, number: int, sent: Mapping[str, Any]) -> Tensor:
+        """The current of the next neuron, of part ``number``.
+
+        Args:
+            root: the module that holds the tensors.
+            way: the way to the neuron.
+            number: of the part.
+            sent: what the neuron before has sent, by its name.
+        """
         known = self.values[number] | dict(sent)
-        current, made = way(self.root, self.clocks, {name: now(known[name]) for name in way.reads})
+        current, made = way(root, self.clocks, {name: brought(now(known[name]), self.device) for name in way.reads})
         known |= made
         self.values[number] = {name: self._waiting(name, known[name]) for name in way.carried}
         return current
