@@ -307,14 +307,17 @@ call("evaluate", snnpipe.evaluate, snn=lambda: things().snn, loader=lambda: thin
      progress=False)  # fmt: skip
 call("Evaluation.plot", method(lambda: things().evaluated, "plot"), path=lambda: FOLDER / "figure.png")
 call("explain", snnpipe.explain, model=lambda: things().model, snn=lambda: things().snn, batches=lambda: [things().x],
-     T=2, schedule="step", delay=0, try_advice=False, max_batches=1, progress=False)  # fmt: skip
+     T=2, schedule="step", encoding=snnpipe.constant(), delay=0, try_advice=False, max_batches=1,
+     progress=False)  # fmt: skip
 call("sensitivity", snnpipe.sensitivity, model=lambda: things().model, snn=lambda: things().snn,
-     batches=lambda: [things().x], T=2, schedule="step", max_batches=1, progress=False)  # fmt: skip
+     batches=lambda: [things().x], T=2, schedule="step", encoding=snnpipe.constant(), max_batches=1,
+     progress=False)  # fmt: skip
 call("first_fault", snnpipe.first_fault, model=lambda: things().model, snn=lambda: things().snn,
-     batches=lambda: [things().x], T=2, tolerance=0.1, schedule="step", max_batches=1)  # fmt: skip
+     batches=lambda: [things().x], T=2, tolerance=0.1, schedule="step", encoding=snnpipe.constant(),
+     max_batches=1)  # fmt: skip
 call("verify", snnpipe.verify, model=lambda: things().model, snn=lambda: things().snn, batches=lambda: [things().x],
-     T=2, schedule="step", delay=0, error=100.0, agreement=0.0, drop=None, causes=lambda: {"clipping": 100.0},
-     isolated=100.0, dead=1.0, saturated=1.0, max_batches=1)  # fmt: skip
+     T=2, schedule="step", encoding=snnpipe.constant(), delay=0, error=100.0, agreement=0.0, drop=None,
+     causes=lambda: {"clipping": 100.0}, isolated=100.0, dead=1.0, saturated=1.0, max_batches=1)  # fmt: skip
 call("suggest", snnpipe.suggest, model=lambda: things().model, batches=lambda: [things().x], data=lambda: things().data,
      accuracy=0.9, latency=None, wires=None, seconds=0.01, recipes=lambda: ["opi"], T=(1,), progress=False)  # fmt: skip
 call("Sweep.plot", method(lambda: things().swept, "plot"), path=lambda: FOLDER / "figure.png")

@@ -1,5 +1,7 @@
 """Explanations, sensitivity, the bisection, tolerances and suggestions on small networks."""
 
+from functools import partial
+
 import attrs
 import pytest
 import torch
@@ -7,13 +9,18 @@ from torch import nn
 
 from snnpipe import (
     TRANSFORMER_RULES,
+    CalibrationError,
+    Encoding,
     InputError,
+    SnnpipeError,
     StageError,
     ToleranceError,
     absorb,
     calibrate,
     cascade,
     correct_bias,
+    evaluate,
+    events,
     explain,
     first_fault,
     fuse,
@@ -22,6 +29,7 @@ from snnpipe import (
     leaky_integrate_and_fire,
     parse,
     pipe,
+    poisson,
     quantise_weights,
     recipes,
     replace,
@@ -257,6 +265,88 @@ def test_suggestions_can_be_run():
 def test_what_cannot_be_is_refused(call, said):
     with pytest.raises((InputError, StageError, ValueError), match=said):
         call()
+
+
+class Rotated:
+    """Another tenth of the input at each step, and random numbers of a source of its own."""
+
+    def __init__(self, generator=None, hidden=None):
+        self.generator, self.hidden = generator, hidden
+
+    def __call__(self, x, clock):
+        noise = torch.rand(x.shape, generator=self.hidden or self.generator)
+        return x.roll(clock.t, 0) + 0.1 * noise
+
+
+def test_an_encoding_of_ones_own_is_a_cause_and_named():
+    model = mlp()
+    made = Encoding("rotated", Rotated(torch.Generator().manual_seed(0)))
+    found = explain(model, batches=[X], T=16, encoding=made, try_advice=True)
+    assert found.causes[-1].name == "encoding"
+    assert (found.findings[0].cause, found.findings[0].advice) == ("encoding", "encoding=constant()")
+    assert found.findings[0].brought == pytest.approx(explain(model, batches=[X], T=16).error / found.error)
+    assert "rotated input" in str(found)
+
+
+def test_the_same_seed_gives_the_same_explanation():
+    model, x = mlp(), X.abs() / X.abs().max()
+
+    def drawn(seed, **how):
+        return explain(model, batches=[x], T=4, encoding=poisson(torch.Generator().manual_seed(seed)), **how)
+
+    assert drawn(0, try_advice=True) == drawn(0, try_advice=True) != drawn(1, try_advice=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, after = explain(model, batches=[x], T=4, encoding=poisson()), torch.rand(1)
+        torch.manual_seed(0)
+        assert explain(model, batches=[x], T=4, encoding=poisson()) == first
+        assert torch.equal(torch.rand(1), after)
+
+
+def test_events_that_cannot_be_had_again_are_refused():
+    hidden = Encoding("hidden", Rotated(hidden=torch.Generator().manual_seed(0)))
+    for call in (explain, sensitivity, partial(first_fault, tolerance=0.1), partial(verify, error=0.1)):
+        with pytest.raises(CalibrationError, match="hidden makes other events of the same input each time"):
+            call(mlp(), batches=[X], T=4, encoding=hidden)
+
+
+def test_events_whose_meaning_nobody_knows_are_refused():
+    own, frames = Encoding("frames", lambda x, clock: x[clock.t - 1]), X.expand(4, 256, 8)
+    snn = pipe(mlp(), trace, calibrate([X]), to_snn)
+    for call in (partial(explain, mlp(), batches=[frames]), partial(evaluate, snn, [frames], ann=mlp())):
+        with pytest.raises(SnnpipeError, match=r"frames makes events of shape \(256, 8\).*encoding=events\(\)"):
+            call(T=4, encoding=own)
+
+
+@pytest.mark.parametrize("traced", [trace, trace(example=X)])
+def test_event_sequences_are_explained(traced):
+    """Sorted spikes of a half and of none: waiting for all of them mends what they add."""
+    model, T = mlp(), 8
+    x = (X.abs() > 1).float() / 2
+    sent = torch.stack([x * 2] * (T // 2) + [0 * x] * (T // 2))
+    snn = pipe(model, traced, calibrate([x]), to_snn)
+    found = explain(model, snn, batches=[sent], T=T, encoding=events(), try_advice=True)
+    assert found.samples == 256
+    assert found.causes[:4] == explain(model, snn, batches=[x], T=T).causes
+    (named,) = (one for one in found.findings if one.cause == "encoding")
+    assert named.advice == 'schedule="layer"'
+    assert found.causes[-1].error > 1e-3
+    assert explain(model, snn, batches=[sent], T=T, encoding=events(), schedule="layer").causes[-1].error < 1e-9
+    broken = first_fault(model, snn, batches=[sent], T=T, encoding=events(), tolerance=0.5 * found.error)
+    assert broken.site in {site.site for site in found.sites}
+    assert sensitivity(model, snn, batches=[sent], T=T, encoding=events()).error == pytest.approx(found.error)
+    seen = evaluate(snn, [sent], T=T, encoding=events(), ann=model)
+    assert seen.samples == 256
+    assert seen.last.error**2 == pytest.approx(found.error, rel=1e-4)
+    with pytest.raises(CalibrationError, match="8 steps, step 9"):
+        explain(model, snn, batches=[sent], T=9, encoding=events())
+
+
+def test_an_encoding_that_breaks_the_tolerance_alone_is_the_first_fault():
+    made = Encoding("tenfold", lambda x, clock: 10 * x)
+    found = first_fault(mlp(), batches=[X], T=64, encoding=made, tolerance=1.0)
+    assert (found.site, found.runs) == ("encoding", 3)
+    assert found.before < 1e-9 < 1.0 < found.error
 
 
 def test_nothing_is_changed():

@@ -27,6 +27,7 @@ from snnpipe.ops.sequence import stacked
 from snnpipe.ops.table import OPS
 from snnpipe.rules.sites import SITE_RULES
 from snnpipe.runtime.activations import activation
+from snnpipe.runtime.meant import Shown
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.scans import fired
 from snnpipe.runtime.standing import behind, standing
@@ -162,17 +163,17 @@ class Between:
         decoded = self.places[site].spiking(known.sites[site][0])
         return run(self.snn.weights, known.given, known.values, decoded, lambda name, z: self.places[name].ann(z))
 
-    def run(self, given: Mapping[str, Any], *, wave: Wave | None = None, delay: int = 0) -> Any:
+    def run(self, shown: Shown, *, wave: Wave | None = None, delay: int = 0) -> Any:
         """The outputs of the spiking network."""
-        return self.snn(*self._inputs(given), T=self.T, schedule=wave or self.wave, delay=delay)
+        return shown.to(self.snn, T=self.T, schedule=wave or self.wave, delay=delay)
 
-    def seen(self, given: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, SpikeCount]]:
+    def seen(self, shown: Shown) -> tuple[dict[str, Tensor], dict[str, SpikeCount]]:
         """What each neuron decodes to in the end, by name of its node, and its spikes, by name of the neuron."""
         counter = Counter()
         graph = counter.watching(self.snn.graph)
         sites: FrozenMap[str, Ref] = FrozenMap({name: Ref(name) for name in self.places})
         watching = SpikingNetwork(Graph(graph.nodes, sites), self.snn.state_dict(), self.snn.code)
-        found = watching(*self._inputs(given), T=self.T, schedule=self.wave)
+        found = shown.to(watching, T=self.T, schedule=self.wave)
         return dict(found), counter.counts()
 
     def kept(self, sites: Collection[str]) -> Between:
@@ -180,9 +181,6 @@ class Between:
         nodes = (node.evolve(neuron=EXACT) if node.name in sites else node for node in self.snn.graph)
         graph = Graph(tuple(nodes), self.snn.graph.output)
         return Between(SpikingNetwork(graph, self.snn.state_dict(), self.snn.code), self.T, self.wave, self.own)
-
-    def _inputs(self, given: Mapping[str, Any]) -> list[Any]:
-        return [given[node["name"]] for node in self.snn.graph.inputs]
 
 
 def own_activations(state: ConversionState) -> dict[str, Callable[[Tensor], Tensor]]:

@@ -17,7 +17,7 @@ class Cause:
     """What one step from the ANN to the spiking network changes; the steps add up to the whole.
 
     Attributes:
-        name: ``weights``, ``clipping``, ``resolution``, ``unevenness`` or ``readout``.
+        name: ``weights``, ``clipping``, ``resolution``, ``unevenness``, ``encoding`` or ``readout``.
         error: by how much the squared error of the output rises, in parts of the ANN's squared output.
         accuracy: by how many points the share of right answers rises, ``None`` without labels.
         agreement: by how many points the share of the ANN's answers rises, ``None`` where outputs are no classes.
@@ -99,6 +99,7 @@ class Explanation:
         findings: what is wrong, the gravest first.
         graded: operators between neurons that are not linear: they send floats, and add no error of their own.
         samples: how many samples were looked at.
+        encoding: of the input, by name.
     """
 
     T: int
@@ -112,6 +113,7 @@ class Explanation:
     findings: tuple[Finding, ...] = ()
     graded: tuple[str, ...] = ()
     samples: int = 0
+    encoding: str = "constant"
 
     def __str__(self) -> str:
         blocks = [self._head(), _causes(self), _sites(self.sites), _findings(self.findings)]
@@ -119,7 +121,8 @@ class Explanation:
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
     def _head(self) -> list[str]:
-        how = f"T = {self.T}, schedule {self.schedule}, {self.samples} samples"
+        shown = f", {self.encoding} input" * (self.encoding != "constant")
+        how = f"T = {self.T}, schedule {self.schedule}{shown}, {self.samples} samples"
         said = []
         if self.accuracy_ann is not None and self.accuracy_snn is not None:
             said.append(f"accuracy {self.accuracy_ann:.2f} % (ANN), {self.accuracy_snn:.2f} % (SNN)")
@@ -142,6 +145,7 @@ _MEANS = {
     "clipping": "activations beyond what a neuron can say",
     "resolution": "too few levels in T steps",
     "unevenness": "events that came too early or too late",
+    "encoding": "the input as events, not as a constant current",
     "readout": "steps left out of the readout",
 }
 

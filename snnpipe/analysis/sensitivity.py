@@ -18,6 +18,7 @@ from snnpipe.errors import InputError
 from snnpipe.options import FLAG, RUN, optional
 from snnpipe.recipe import MODEL_OR_STATE, Converted
 from snnpipe.runtime.batches import Forward
+from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.batches import BATCHES, MAX_BATCHES
 from snnpipe.state import ConversionState
@@ -30,7 +31,7 @@ class SiteSensitivity:
 
     Attributes:
         site: the neuron's name.
-        alone: with this site spiking and the ANN at all others.
+        alone: with this site spiking, on a constant current, and the ANN at all others.
         kept: with the ANN at this site and all others spiking.
     """
 
@@ -59,11 +60,11 @@ class Sensitivity:
 
 
 @takes(InputError, model=MODEL_OR_STATE, snn=CONVERTED, batches=BATCHES, T=optional(RUN), schedule=SCHEDULE,
-       max_batches=MAX_BATCHES, progress=FLAG)  # fmt: skip
+       encoding=ENCODING, max_batches=MAX_BATCHES, progress=FLAG)  # fmt: skip
 def sensitivity(
     model: nn.Module | ConversionState, snn: SpikingNetwork | Converted | None = None, *, batches: Iterable[Any],
-    T: int | None = None, schedule: Wave | str = STEP, forward: Forward | None = None, max_batches: int | None = None,
-    progress: bool = False,
+    T: int | None = None, schedule: Wave | str = STEP, encoding: Encoding = constant(),
+    forward: Forward | None = None, max_batches: int | None = None, progress: bool = False,
 ) -> Sensitivity:  # fmt: skip
     """What each site of neurons does alone, and what is left without it; nothing is changed.
 
@@ -78,8 +79,8 @@ def sensitivity(
     (2, True)
     """
     wave: Any = schedule
-    study = studied(model, snn, batches=batches, T=T, wave=wave, delay=0, forward=forward, limit=max_batches,
-                    where="sensitivity")  # fmt: skip
+    study = studied(model, snn, batches=batches, T=T, wave=wave, delay=0, encoding=encoding, forward=forward,
+                    limit=max_batches, where="sensitivity")  # fmt: skip
     between = study.between
     whole, alone = Outputs(), {name: Outputs() for name in between.places}
     kept = {name: (between.kept({name}), Outputs()) for name in between.places}
@@ -87,11 +88,11 @@ def sensitivity(
     def add(sample: Sample) -> None:
         y, _ = study.answer(sample.model)
         known = between.ann(sample.snn)
-        whole.add(between.run(sample.snn), y, None, sample.number)
+        whole.add(between.run(sample.shown), y, None, sample.number)
         for name in between.places:
             alone[name].add(between.alone(known, name), y, None, sample.number)
             network, sums = kept[name]
-            sums.add(network.run(sample.snn), y, None, sample.number)
+            sums.add(network.run(sample.shown), y, None, sample.number)
 
     with torch.no_grad():
         study.each(add, progress)
