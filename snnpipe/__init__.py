@@ -16,7 +16,7 @@ from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.evaluate import evaluate
 from snnpipe.analysis.evaluation import Evaluation
 from snnpipe.analysis.explain import explain
-from snnpipe.analysis.explanation import Cause, Explanation, Finding, SiteError
+from snnpipe.analysis.explanation import Cause, Explanation, Finding, GradedOperator, SiteError
 from snnpipe.analysis.report import report
 from snnpipe.analysis.sensitivity import Sensitivity, SiteSensitivity, sensitivity
 from snnpipe.analysis.suggest import Suggestion, Suggestions, suggest
@@ -93,9 +93,9 @@ __all__ = [
     "AKIDA_1", "BOTTLENECK_RULES", "CMOS_FLOAT32", "CMOS_INT8", "DIFFERENTIAL", "FUSE_RULES", "LOIHI", "LOIHI_2",
     "QCFS", "RATE", "SITE_RULES", "SPECK_2E", "SPINNAKER_2", "TD", "TRANSFORMER_RULES", "TRUENORTH", "Account", "Bill",
     "CalibrationError", "Cause", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Core", "Declined",
-    "Device", "Encoding", "Evaluation", "Event", "Explanation", "ExportedSteps", "Fault", "Finding", "GraphError",
-    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding", "Selector",
-    "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
+    "Device", "Encoding", "Evaluation", "Event", "Explanation", "ExportedSteps", "Fault", "Finding", "GradedOperator",
+    "GraphError", "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Pipeline", "Rewrite", "Rounding",
+    "Selector", "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
     "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold",
     "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
     "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "compiled", "confident", "constant",

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from snnpipe import (
+    SITE_RULES,
     TRANSFORMER_RULES,
     CalibrationError,
     Encoding,
@@ -21,12 +22,14 @@ from snnpipe import (
     correct_bias,
     evaluate,
     events,
+    every_fake_quantize_site,
     explain,
     first_fault,
     fuse,
     instrument,
     integrate_and_fire,
     leaky_integrate_and_fire,
+    matching_levels,
     parse,
     pipe,
     poisson,
@@ -35,6 +38,7 @@ from snnpipe import (
     replace,
     sensitivity,
     suggest,
+    td_rewrite,
     to_snn,
     trace,
     verify,
@@ -159,9 +163,32 @@ def test_transformer_sites_and_graded_operators_appear():
     state = pipe(model, trace, fuse, instrument(rules=TRANSFORMER_RULES), calibrate([x]), replace(neuron=cascade(n=4)))
     found = explain(model, to_snn(state), batches=[x], T=8)
     assert len(found.sites) == 4
-    assert found.graded
+    assert [(one.path, one.op) for one in found.graded] == [
+        ("self_attn", "scaled_dot_product_attention"), ("norm1", "layer_norm"),
+    ]  # fmt: skip
+    rounding = 1e3 * torch.finfo(torch.float32).eps  # a norm of 8 numbers, a softmax of 5, products of 8
+    assert all(0 <= one.isolated < rounding**2 < one.accumulated for one in found.graded)
+    assert "graded operators send floats and compute what the ANN does" in str(found)
     assert found.causes[0].error < 1e-9
     assert sum(cause.error for cause in found.causes) == pytest.approx(found.error)
+
+
+class Rounded(nn.Module):
+    def forward(self, x):
+        return (4 * x).round().clamp(-8, 7) / 4
+
+
+def test_a_quantised_input_is_a_site_with_an_error_of_its_own():
+    model = nn.Sequential(Rounded(), *mlp(depth=1)).eval()
+    state = pipe(model, trace, instrument(rules=(*SITE_RULES, every_fake_quantize_site)), calibrate([X]))
+    snn = pipe(state, replace(rules=(matching_levels,)), td_rewrite, to_snn)
+    found = explain(model, snn, batches=[X], T=2)
+    assert [site.op for site in found.sites] == ["fake_quantize of input input", "relu"]
+    assert found.causes[0].error < 1e-9  # what the neuron stands for is the model's own operator
+    assert found.sites[0].isolated > 1e-3
+    fault = first_fault(model, snn, batches=[X], T=2, tolerance=0.5 * found.sites[0].isolated)
+    assert (fault.site, fault.error) == (found.sites[0].site, pytest.approx(found.sites[0].isolated, rel=1e-3))
+    assert explain(model, snn, batches=[X], T=30).sites[0].isolated < 1e-9  # so many steps say every level
 
 
 def test_a_recipe_says_itself_how_it_runs():

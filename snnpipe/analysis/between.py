@@ -47,12 +47,14 @@ class Place:
     Attributes:
         node: its ``encode`` node.
         module: what runs it.
+        op: the ANN operator it stands for; of a value that is made events, which: ``input x``, ``value of linear``.
         clocks: the steps, or chunks, of the run.
         own: the model's own activation, ``None`` where there is no single operator that the neuron stands for.
     """
 
     node: Node
     module: SpikingNeuron
+    op: str
     clocks: Sequence[Clock]
     own: Callable[[Tensor], Tensor] | None = None
 
@@ -131,10 +133,16 @@ class Between:
         tree = dict(self.snn.named_modules())
         nodes = [node for node in self.snn.graph if node.op == "encode"]
         found: Any = {
-            node.name: Place(node, tree[neuron_path(node)], clocks, self.own.get(node.name))
+            node.name: Place(node, tree[neuron_path(node)], self._op(node), clocks, self.own.get(node.name))
             for node in nodes  # type: ignore[arg-type]
         }
         object.__setattr__(self, "places", FrozenMap(found))
+
+    def _op(self, node: Node) -> str:
+        origin, source = str(node["origin"]).split(" at ")[0], self.snn.graph.producer(node["input"])
+        if source is not None and source.op == "input":
+            return f"input {source['name']}" if origin == "identity" else f"{origin} of input {source['name']}"
+        return origin if origin != "identity" or source is None else f"value of {source.op}"
 
     def standing(
         self, given: Mapping[str, Any], stand: Callable[[Place, Tensor], Tensor], watched: Collection[str] = ()
@@ -167,11 +175,11 @@ class Between:
         """The outputs of the spiking network."""
         return shown.to(self.snn, T=self.T, schedule=wave or self.wave, delay=delay)
 
-    def seen(self, shown: Shown) -> tuple[dict[str, Tensor], dict[str, SpikeCount]]:
-        """What each neuron decodes to in the end, by name of its node, and its spikes, by name of the neuron."""
+    def seen(self, shown: Shown, watched: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, SpikeCount]]:
+        """What each neuron, and each node ``watched``, decodes to in the end, and the spikes, by name of the neuron."""
         counter = Counter()
         graph = counter.watching(self.snn.graph)
-        sites: FrozenMap[str, Ref] = FrozenMap({name: Ref(name) for name in self.places})
+        sites: FrozenMap[str, Ref] = FrozenMap({name: Ref(name) for name in (*self.places, *watched)})
         watching = SpikingNetwork(Graph(graph.nodes, sites), self.snn.state_dict(), self.snn.code)
         found = shown.to(watching, T=self.T, schedule=self.wave)
         return dict(found), counter.counts()
@@ -183,12 +191,20 @@ class Between:
         return Between(SpikingNetwork(graph, self.snn.state_dict(), self.snn.code), self.T, self.wave, self.own)
 
 
-def own_activations(state: ConversionState) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The model's own activations, by name of the node: what neurons of the default sites stand for."""
+def own_activations(state: ConversionState, network: Graph) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The model's own activations, by name of the node: what neurons stand for, where that is an operator of one value.
+
+    A neuron stands for the node of its name if that is of a default site, or reads what the neuron reads.
+    """
     found = state if state.sites else marked(state, SITE_RULES, maximum())
-    nodes = [found.graph[name] for name in found.sites]
-    alone = [node for node in nodes if node.op in OPS and len(refs(node.operands)) == 1]
-    return {node.name: partial(_applied, node, detached(found.params)) for node in alone}
+    neurons = {node.name: node["input"] for node in network if node.op == "encode"}
+    nodes = [node for node in found.graph if node.name in neurons and node.op in OPS and node.op != "input"]
+    alone = [(node, refs(node.operands)) for node in nodes]
+    return {
+        node.name: partial(_applied, node, detached(found.params))
+        for node, read in alone
+        if len(read) == 1 and (node.name in found.sites or refs(neurons[node.name]) == read)
+    }
 
 
 def _applied(node: Node, params: Mapping[str, Tensor], z: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from snnpipe.analysis.study import Study, studied
 from snnpipe.analysis.trial import tried
 from snnpipe.checks import takes
 from snnpipe.errors import InputError
-from snnpipe.ops.lift import graded_units
 from snnpipe.options import FLAG, RUN, instance, optional
 from snnpipe.recipe import MODEL_OR_STATE, Converted
 from snnpipe.runtime.batches import Forward
@@ -112,7 +111,7 @@ def explained(study: Study, progress: bool = False) -> Explanation:
         agreement=last.agreement,
         causes=ledger.causes(),
         sites=ledger.errors(),
-        graded=tuple(node.path for node in graded_units(between.snn.graph, temporal_inputs=False)),
+        graded=ledger.operators(),
         samples=ledger.samples,
         encoding=study.encoding.name,
     )

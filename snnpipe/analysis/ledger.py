@@ -7,14 +7,15 @@ from itertools import pairwise
 
 import attrs
 
-from snnpipe.analysis.between import Place
+from snnpipe.analysis.between import Between, Place
 from snnpipe.analysis.differences import Norm, common, first_change, norms
-from snnpipe.analysis.explanation import Cause, SiteError
+from snnpipe.analysis.explanation import Cause, GradedOperator, SiteError
 from snnpipe.analysis.measured import SiteSums
 from snnpipe.analysis.outputs import Outputs, Score
 from snnpipe.analysis.study import Sample, Study
 from snnpipe.containers import tensors
 from snnpipe.graph import Ref
+from snnpipe.ops.lift import graded_units
 from snnpipe.waves import Wave
 
 
@@ -27,6 +28,8 @@ class Ledger:
         networks: the outputs of each network after the ANN, by what it adds; those of the ANN, by "".
         sites: by name of the node.
         alone: the outputs with one site spiking, by name of the node.
+        exact: the network with no site spiking.
+        graded: values of each graded operator, with no site spiking and with all, by name of the node.
         changed: the first change of the first batch.
     """
 
@@ -34,12 +37,17 @@ class Ledger:
     networks: dict[str, Outputs] = attrs.field(factory=dict)
     sites: dict[str, SiteSums] = attrs.field(init=False)
     alone: dict[str, Outputs] = attrs.field(init=False)
+    exact: Between = attrs.field(init=False)
+    graded: dict[str, tuple[Outputs, Outputs]] = attrs.field(init=False)
     norms: list[Norm] = attrs.field(init=False)
     changed: tuple[str, float, bool] = ("", 0.0, False)
     samples: int = 0
 
     def __attrs_post_init__(self) -> None:
-        places = self.study.between.places
+        between, places = self.study.between, self.study.between.places
+        self.exact = between.kept(places)
+        operators = graded_units(between.snn.graph, temporal_inputs=False)
+        self.graded = {node.name: (Outputs(), Outputs()) for node in operators}
         self.sites = {name: SiteSums(place) for name, place in places.items()}
         self.alone = {name: Outputs() for name in places}
         self.norms = norms(self.study.graph)
@@ -54,7 +62,7 @@ class Ledger:
         for norm in self.norms:
             if norm.node.name in seen:
                 norm.add(values[seen[norm.node.name]])
-        known = between.ann(sample.snn, compared)
+        known = between.ann(sample.snn, compared | self.graded.keys())
         if compared:
             self.changed = first_change(between.snn.graph, {name: values[name] for name in compared}, known.values)
         del values
@@ -72,7 +80,11 @@ class Ledger:
         for name, run in chain.items():
             self.networks.setdefault(name, Outputs()).add(run(), y, labels, sample.number)
         self.samples += next((len(x) for x in tensors(dict(sample.snn)) if x.ndim), 1)
-        decoded, counts = between.seen(sample.shown)
+        decoded, counts = between.seen(sample.shown, self.graded)
+        unspiking = self.exact.seen(sample.steady, self.graded)[0] if self.graded else {}
+        for name, (alone, here) in self.graded.items():
+            alone.add(unspiking[name], known.values[name], None, sample.number)
+            here.add(decoded[name], known.values[name], None, sample.number)
         for name, (z, a) in known.sites.items():
             self.sites[name].add(z, a, decoded[name], counts[self.sites[name].place.name], between.T)
             self.alone[name].add(between.alone(known, name), known.outputs, None, sample.number)
@@ -92,6 +104,14 @@ class Ledger:
     def errors(self) -> tuple[SiteError, ...]:
         """Of every site."""
         return tuple(sums.error(self.alone[name].score.error) for name, sums in self.sites.items())
+
+    def operators(self) -> tuple[GradedOperator, ...]:
+        """The graded ones."""
+        graph = self.study.between.snn.graph
+        return tuple(
+            GradedOperator(graph[name].path or name, graph[name].op, alone.score.error, here.score.error)
+            for name, (alone, here) in self.graded.items()
+        )
 
 
 def _rise(before: float | None, after: float | None) -> float | None:

@@ -15,6 +15,8 @@ from snnpipe.analysis.study import Sample, studied
 from snnpipe.analysis.tables import aligned
 from snnpipe.checks import takes
 from snnpipe.errors import InputError
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table
 from snnpipe.options import FLAG, RUN, optional
 from snnpipe.recipe import MODEL_OR_STATE, Converted
 from snnpipe.runtime.batches import Forward
@@ -53,10 +55,15 @@ class Sensitivity:
     sites: tuple[SiteSensitivity, ...]
 
     def __str__(self) -> str:
-        rows = [("site", "error alone", "error without")]
+        return "\n".join(aligned(self._rows(), left=1))
+
+    def _repr_html_(self) -> str:
+        return piece(table(self._rows(), label="sites, those first that do most alone", strong=[len(self.sites)]))
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows: list[tuple[str, ...]] = [("site", "error alone", "error without")]
         rows += [(s.site, f"{100 * s.alone:.3g} %", f"{100 * s.kept:.3g} %") for s in self.sites]
-        rows.append(("all", f"{100 * self.error:.3g} %", ""))
-        return "\n".join(aligned(rows, left=1))
+        return [*rows, ("all", f"{100 * self.error:.3g} %", "")]
 
 
 @takes(InputError, model=MODEL_OR_STATE, snn=CONVERTED, batches=BATCHES, T=optional(RUN), schedule=SCHEDULE,

@@ -157,4 +157,4 @@ def studied(
 def _own(state: ConversionState, network: SpikingNetwork) -> dict[str, Callable[[Tensor], Tensor]]:
     """The model's own activations, where currents are of the model's scale."""
     scaled = any(event.stage == "absorb" for event in network.history)
-    return {} if scaled or has_neurons(state.graph) or state.code is not None else own_activations(state)
+    return {} if scaled or has_neurons(state.graph) or state.code is not None else own_activations(state, network.graph)
