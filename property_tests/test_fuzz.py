@@ -310,8 +310,8 @@ call("explain", snnpipe.explain, model=lambda: things().model, snn=lambda: thing
      T=2, schedule="step", encoding=snnpipe.constant(), delay=0, try_advice=False, max_batches=1,
      progress=False)  # fmt: skip
 call("sensitivity", snnpipe.sensitivity, model=lambda: things().model, snn=lambda: things().snn,
-     batches=lambda: [things().x], T=2, schedule="step", encoding=snnpipe.constant(), max_batches=1,
-     progress=False)  # fmt: skip
+     batches=lambda: [things().x], T=2, schedule="step", encoding=snnpipe.constant(),
+     others=lambda: {"other": things().snn}, max_batches=1, progress=False)  # fmt: skip
 call("first_fault", snnpipe.first_fault, model=lambda: things().model, snn=lambda: things().snn,
      batches=lambda: [things().x], T=2, tolerance=0.1, schedule="step", encoding=snnpipe.constant(),
      max_batches=1)  # fmt: skip

@@ -230,6 +230,31 @@ def test_sensitivity_ranks_and_says_what_is_left():
     assert names[1] in str(found)
 
 
+def test_other_neurons_are_measured_in_the_same_pass():
+    """As in a pass of their own, of which each is what the site does alone."""
+    model = mlp()
+    state = pipe(model, trace, fuse, calibrate([X]))
+    snn = to_snn(state)
+    tenth, _ = spoilt(model, dict.fromkeys(range(3), 0.1))
+    others = {"two wires": pipe(state, replace(neuron=cascade(n=2)), to_snn), "tenth": tenth}
+    found = sensitivity(model, snn, batches=[X[:99], X[99:]], T=4, others=others)
+    plain = sensitivity(model, snn, batches=[X[:99], X[99:]], T=4)
+    assert [attrs.evolve(site, others={}) for site in found.sites] == [attrs.evolve(s, others={}) for s in plain.sites]
+    for name, other in others.items():
+        own = {site.site.partition("__")[0]: site.alone for site in sensitivity(model, other, batches=[X], T=4).sites}
+        for site in found.sites:
+            assert site.others[name] == pytest.approx(own[site.site.partition("__")[0]], rel=1e-4)
+    assert all(site.others["two wires"] < site.alone < site.others["tenth"] for site in found.sites)
+    assert "with two wires" in str(found)
+    third = to_snn(state.evolve(params=state.params | {"2.bias": 2 * state.params["2.bias"]}))
+    small = pipe(mlp(depth=2), trace, calibrate([X]), to_snn)
+    for other, said in ((third, "its 2.bias is another"), (small, "its sites or operators are others")):
+        with pytest.raises(InputError, match=rf"others\['other'\] is not the same network .*{said}"):
+            sensitivity(model, snn, batches=[X], T=4, others={"other": other})
+    with pytest.raises(InputError, match=r"others\['other'\] must be a converted network"):
+        sensitivity(model, snn, batches=[X], T=4, others={"other": model})
+
+
 @pytest.mark.parametrize("site", range(5))
 def test_the_bisection_ends_at_the_culprit(site):
     model = mlp(depth=5)

@@ -165,10 +165,10 @@ class Between:
         outputs, values = self.standing(given, stand, beside | set(watched))
         return Known(given, outputs, sites, values)
 
-    def alone(self, known: Known, site: str) -> Any:
-        """The outputs with the neuron of one node spiking, and the ANN everywhere else."""
+    def alone(self, known: Known, site: str, place: Place | None = None) -> Any:
+        """The outputs with the neuron of one node spiking, or that of another place, and the ANN everywhere else."""
         run, _ = behind(self.snn.graph, site)
-        decoded = self.places[site].spiking(known.sites[site][0])
+        decoded = (place or self.places[site]).spiking(known.sites[site][0])
         return run(self.snn.weights, known.given, known.values, decoded, lambda name, z: self.places[name].ann(z))
 
     def run(self, shown: Shown, *, wave: Wave | None = None, delay: int = 0) -> Any:
