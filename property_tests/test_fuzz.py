@@ -300,7 +300,7 @@ call("to_onnx", snnpipe.to_onnx, program=lambda: things().program, path=lambda: 
 call("readout_delay", lambda snn, x, **options: snnpipe.readout_delay(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=8)  # fmt: skip
 call("sweep", snnpipe.sweep, model=lambda: things().model, recipes=lambda: ["opi"], batches=lambda: [things().x],
-     data=lambda: things().data, T=(1,), progress=False)  # fmt: skip
+     data=lambda: things().data, T=(1,), networks=lambda: {"mine": things().snn}, progress=False)  # fmt: skip
 call("evaluate", snnpipe.evaluate, snn=lambda: things().snn, loader=lambda: things().data, T=2,
      ann=lambda: things().model, top=1, metric=first_scores, labels=second, forward=called_on_first,
      encoding=snnpipe.constant(), schedule="step", delay=0, until=snnpipe.confident(0.9), confidence=0.9, max_batches=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -22,16 +22,19 @@ from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.markup.style import piece
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import more, tag
-from snnpipe.options import FLAG, PATH, STEPS, several
+from snnpipe.options import FLAG, MAPPING, PATH, STEPS, several
 from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
 from snnpipe.recipes import named
 from snnpipe.runtime.batches import Forward, Reader
+from snnpipe.runtime.depth import depth
+from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.fuse import fuse
 from snnpipe.stages.to_snn import to_module
 from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState
+from snnpipe.waves import STEP, Wave
 
 #: Samples the prices are counted on.
 SAMPLES = 8
@@ -143,14 +146,16 @@ RECIPES_ASKED = Check("must be a list of recipes or their names", _recipes, 'wri
 TIMES = several(STEPS, "numbers of steps")
 
 
-@takes(InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=DATA, T=TIMES, progress=FLAG)
+@takes(InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=DATA, T=TIMES, networks=MAPPING,
+       progress=FLAG)  # fmt: skip
 def sweep(
     model: nn.Module | ConversionState,
-    recipes: Iterable[Recipe | str],
+    recipes: Iterable[Recipe | str] = (),
     *,
     batches: Iterable[Any],
     data: Sequence[tuple[Any, Tensor]],
     T: Sequence[int] = (1, 2, 4, 8),
+    networks: Mapping[str, SpikingNetwork] = EMPTY,
     forward: Forward | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -165,6 +170,7 @@ def sweep(
         data: batches ``(x, labels)``, labels (B,) of class indices; the prices are counted on the first few samples.  x
             is a batch as ``calibrate`` takes it: of several inputs, a tuple or a dictionary.
         T: for which numbers of steps; each gets a network of its own, for thresholds may depend on it.
+        networks: converted ones by name, run for each T on the schedule ``"step"`` beside those of the recipes.
         forward: how ``batches`` are read, as for ``calibrate``.
         progress: show a progress bar.
 
@@ -175,6 +181,9 @@ def sweep(
     >>> [(outcome.recipe, outcome.T, outcome.accuracy) for outcome in found.outcomes][-1]
     ('snm', 32, 100.0)
     """
+    recipes = list(recipes)
+    if not recipes and not networks:
+        raise InputError('sweep: there is nothing to compare; write sweep(model, ["opi", "snm"], ...), networks={...}')
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     if state.whole is not None:
         raise StageError(
@@ -185,6 +194,9 @@ def sweep(
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
+        for name, snn in networks.items():
+            held: SpikingNetwork = NETWORK.hold(snn, f"networks[{name!r}]", "sweep", InputError)
+            outcomes += [judge.ran(name, held, steps, STEP, FrozenMap(T=steps)) for steps in T]
         for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress):
             try:
                 outcomes.append(judge.outcome(recipe(state, batches, T=steps, forward=forward)))
@@ -222,8 +234,26 @@ class Judge:
         return Judge(tuple(batches), self.labels[:count], self.answers[:count])
 
     def outcome(self, made: Converted) -> Outcome:
-        """What a network gets right, and at what price."""
-        return _outcome(made, list(self.inputs), (self.labels, self.answers))
+        """What the network of a recipe gets right, and at what price."""
+        return self.ran(made.recipe.name, made.snn, made.T, made.recipe.schedule, made.run)
+
+    def ran(self, name: str, snn: SpikingNetwork, T: int, wave: Wave, run: Mapping[str, Any]) -> Outcome:
+        """The same of any network; ``run`` are the options it is called with."""
+        guesses = torch.cat([snn(*given, **run).argmax(1).cpu() for given in self.inputs])
+        costs = account(snn, *_first_samples(self.inputs[0]), T=run["T"], schedule=wave)
+        neurons = [module.neuron for module in snn.neurons().values()]
+        return Outcome(
+            name,
+            T,
+            wave.latency(run["T"], depth(snn.graph)),
+            _percent(guesses, self.labels),
+            _percent(guesses, self.answers),
+            costs.per_neuron,
+            max((neuron.wires for neuron in neurons), default=0),
+            max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
+            sum(costs.state.values()),
+            costs.mac,
+        )
 
 
 def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: str) -> Judge:
@@ -253,24 +283,6 @@ def _classes(ann: nn.Module, given: tuple[Any, ...], where: str) -> Tensor:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(f"{where}: the model must answer with scores of classes, (B, classes), got {got}")
     return output.argmax(1).cpu()
-
-
-def _outcome(made: Converted, inputs: list[tuple[Any, ...]], truth: tuple[Tensor, Tensor]) -> Outcome:
-    guesses = torch.cat([made(*given).argmax(1).cpu() for given in inputs])
-    costs = account(made.snn, *_first_samples(inputs[0]), T=made.steps, schedule=made.recipe.schedule)
-    neurons = [module.neuron for module in made.snn.neurons().values()]
-    return Outcome(
-        made.recipe.name,
-        made.T,
-        made.latency,
-        _percent(guesses, truth[0]),
-        _percent(guesses, truth[1]),
-        costs.per_neuron,
-        max((neuron.wires for neuron in neurons), default=0),
-        max((neuron.unit for neuron in neurons), key=UNITS.index, default="graded"),
-        sum(costs.state.values()),
-        costs.mac,
-    )
 
 
 def _first_samples(inputs: tuple[Any, ...]) -> Any:

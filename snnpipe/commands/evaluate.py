@@ -8,6 +8,7 @@ from typing import Any
 from snnpipe.analysis.evaluate import evaluate
 from snnpipe.commands.command import Answer, Command, UsageError
 from snnpipe.commands.data import data_options, required_batches
+from snnpipe.commands.devices import device_option
 from snnpipe.commands.parser import Parser, share
 from snnpipe.commands.plain import as_table
 from snnpipe.commands.runs import run_of, run_options
@@ -22,6 +23,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--ann", metavar="MODEL", help=about)
     about = "the answer is no where the accuracy after the last step, a share, is below"
     parser.add_argument("--at-least", type=share, metavar="SHARE", help=about)
+    device_option(parser)
     data_options(parser, required=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from snnpipe.analysis.explain import explain
 from snnpipe.commands.command import Answer, Command
 from snnpipe.commands.data import data_options, required_batches
+from snnpipe.commands.devices import device_option
 from snnpipe.commands.parser import Parser
 from snnpipe.commands.plain import as_table
 from snnpipe.commands.runs import run_of, run_options
@@ -21,6 +22,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--snn", metavar="FILE", help=about)
     run_options(parser)
     parser.add_argument("--try-advice", action="store_true", help="measure what the advice of each finding brings")
+    device_option(parser)
     data_options(parser, required=True)
 
 
