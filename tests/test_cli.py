@@ -236,6 +236,27 @@ def test_evaluate_below_what_was_asked_is_a_no(line, saved):
     assert "the data have no labels" in line.err
 
 
+def test_random_spikes_are_those_of_the_seed(line, saved):
+    for command in ("evaluate", "explain"):
+        said = []
+        for seed in (0, 0, 1):
+            assert line(f"{LINES[command].format(saved)} --encoding poisson --seed {seed} --json") == 0
+            answer = json.loads(line.out)
+            answer.pop("seconds", None)
+            assert answer["encoding"] == "poisson"
+            said.append(answer)
+        assert said[0] == said[1] != said[2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = torch.Generator().manual_seed(0)
+        wanted = snnpipe.explain(
+            cli_model().net(), batches=cli_model().labelled(), T=2, encoding=snnpipe.poisson(source)
+        )
+    line.capsys.readouterr()
+    assert line(f"{LINES['explain']} --encoding poisson") == 0
+    assert line.out == f"{wanted}\n"
+
+
 def test_explain_of_a_network_and_of_a_recipes_answer(line, saved):
     assert line(f"{LINES['explain']} --snn {saved}") == 0
     wanted = snnpipe.explain(cli_model().net(), snnpipe.load(saved), batches=cli_model().labelled(), T=2)
@@ -340,6 +361,7 @@ WRONG = {
     "convert mymodel:net --out none/snn.safetensors": "no folder none",
     "convert mymodel:net --own rule --out snn.safetensors": "must be name=module:name, got 'rule'",
     "convert mymodel:net --mean 1,b --out snn.safetensors": "must be numbers with commas between them, got '1,b'",
+    "evaluate snn.safetensors --data x.npz --encoding events": "cannot be 'events'",
     "bench snn.safetensors --T 0": "a whole number from 1 to",
     "export snn.safetensors --out snn.txt": "must end in .pt2, .onnx or .nir, got 'snn.txt'",
 }
