@@ -347,6 +347,12 @@ def test_the_same_seed_gives_the_same_explanation():
         return explain(model, batches=[x], T=4, encoding=poisson(torch.Generator().manual_seed(seed)), **how)
 
     assert drawn(0, try_advice=True) == drawn(0, try_advice=True) != drawn(1, try_advice=True)
+    source, again = (torch.Generator().manual_seed(0) for _ in range(2))
+    pipe(model, trace, fuse, calibrate([x]), to_snn)(x, T=4, encoding=poisson(again))
+    for call in (partial(explain, try_advice=True), sensitivity, partial(first_fault, tolerance=1e-9)):
+        source.manual_seed(0)
+        call(model, batches=[x], T=4, encoding=poisson(source))
+        assert torch.equal(source.get_state(), again.get_state()), call
     with torch.random.fork_rng():
         torch.manual_seed(0)
         first, after = explain(model, batches=[x], T=4, encoding=poisson()), torch.rand(1)
@@ -392,6 +398,14 @@ def test_event_sequences_are_explained(traced):
     assert seen.last.error**2 == pytest.approx(found.error, rel=1e-4)
     with pytest.raises(CalibrationError, match="8 steps, step 9"):
         explain(model, snn, batches=[sent], T=9, encoding=events())
+
+
+def test_operators_are_graded_where_the_events_of_the_input_make_them_so():
+    model, x = nn.Sequential(nn.MaxPool1d(2), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), X[:, None]
+    snn = pipe(model, trace, calibrate([x]), to_snn)
+    assert explain(model, snn, batches=[x], T=4).graded == ()
+    (pool,) = explain(model, snn, batches=[x.expand(4, *x.shape)], T=4, encoding=events()).graded
+    assert (pool.op, pool.isolated, pool.accumulated < 1e-12) == ("max_pool1d", 0.0, True)
 
 
 def test_an_encoding_that_breaks_the_tolerance_alone_is_the_first_fault():

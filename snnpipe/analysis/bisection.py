@@ -81,23 +81,24 @@ def first_fault(
         return _error(study, lambda sample: between.run(sample.shown))
 
     with torch.no_grad():
-        errors = {len(names): spiking(len(names))}
-        if errors[len(names)] <= tolerance:
+        whole = spiking(len(names))
+        if whole <= tolerance:
             return None
-        errors[0] = weights = _error(study, lambda sample: study.between.standing(sample.snn, Place.ann)[0])
-        if weights > tolerance:
-            return Fault(_first_layer(study), weights, 0.0, 2)
-        extra = not encoding.is_constant
-        if extra:
-            errors[0] = spiking(0)
-            if errors[0] > tolerance:
-                return Fault("encoding", errors[0], weights, 3)
-        low, high = 0, len(names)
-        while high - low > 1:
-            middle = (low + high) // 2
-            errors[middle] = spiking(middle)
-            low, high = (middle, high) if errors[middle] <= tolerance else (low, middle)
-    return Fault(study.between.places[names[high - 1]].name, errors[high], errors[low], len(errors) + extra)
+        with encoding.undrawn():
+            weights = _error(study, lambda sample: study.between.standing(sample.snn, Place.ann)[0])
+            if weights > tolerance:
+                return Fault(_first_layer(study), weights, 0.0, 2)
+            none = weights if encoding.is_constant else spiking(0)
+            if none > tolerance:
+                return Fault("encoding", none, weights, 3)
+            errors = {0: none, len(names): whole}
+            low, high = 0, len(names)
+            while high - low > 1:
+                middle = (low + high) // 2
+                errors[middle] = spiking(middle)
+                low, high = (middle, high) if errors[middle] <= tolerance else (low, middle)
+    runs = len(errors) + (not encoding.is_constant)
+    return Fault(study.between.places[names[high - 1]].name, errors[high], errors[low], runs)
 
 
 def _error(study: Study, run: Callable[[Sample], Any]) -> float:

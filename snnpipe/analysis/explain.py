@@ -94,7 +94,8 @@ def explain(
                     limit=max_batches, where="explain")  # fmt: skip
     with torch.no_grad():
         found = explained(study, progress)
-        return tried(study, found) if try_advice else found
+        with encoding.undrawn():
+            return tried(study, found) if try_advice else found
 
 
 def explained(study: Study, progress: bool = False) -> Explanation:

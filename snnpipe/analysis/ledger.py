@@ -46,7 +46,7 @@ class Ledger:
     def __attrs_post_init__(self) -> None:
         between, places = self.study.between, self.study.between.places
         self.exact = between.kept(places)
-        operators = graded_units(between.snn.graph, temporal_inputs=False)
+        operators = graded_units(between.snn.graph, temporal_inputs=not self.study.encoding.is_constant)
         self.graded = {node.name: (Outputs(), Outputs()) for node in operators}
         self.sites = {name: SiteSums(place) for name, place in places.items()}
         self.alone = {name: Outputs() for name in places}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -23,7 +24,8 @@ class Encoding:
     Args:
         name: what reports call it.
         encode: ``encode(x, clock) -> x_t``, the events of step ``clock.t``; ``None`` for a constant current, which is
-            the only encoding that lets the network compute once what depends on the input alone.
+            the only encoding that lets the network compute once what depends on the input alone.  Random numbers come
+            from torch's own generator or from ``encode.generator``, so that ``explain`` can have them a second time.
     """
 
     name: str = attrs.field(validator=valid(TEXT, InputError))
@@ -60,6 +62,15 @@ class Encoding:
                 put(there)
 
         return back
+
+    @contextmanager
+    def undrawn(self) -> Iterator[Callable[[], None]]:
+        """Whatever is drawn inside, the source stands where it stood; what is given sets it back there in between."""
+        back = self.bookmark()
+        try:
+            yield back
+        finally:
+            back()
 
 
 def _of_torch() -> list[tuple[Callable[[Any], Any], Any]]:
