@@ -131,8 +131,11 @@ def test_pairs_are_counted_where_they_lie_in_any_order(batches, random):
     most = max(max(map(abs, pair)) for pair in pairs)
     assert cell <= max(2 * 2 * most, 2.0**-39) / GRID
     assert sum(count for *_, count in cells) == len(pairs)
+    rounded = 2.0**-52 * max(most, cell)  # that of the quotient by which a cell is found
     for x, y in pairs:
-        assert any(i * cell <= x <= (i + 1) * cell and j * cell <= y <= (j + 1) * cell for i, j, _ in cells)
+        assert any(
+            all(k * cell - rounded <= z <= (k + 1) * cell + rounded for k, z in ((i, x), (j, y))) for i, j, _ in cells
+        )
     assert sum(count for *_, count in merged(cells)) == len(pairs)
 
 
@@ -153,7 +156,8 @@ def test_every_cell_is_drawn_once_and_inside(cells, cell, words):
     assert all(0 <= column < high - low and 0 <= row < high - low for column, row in drawn)
 
 
-@given(st.integers(1, 150), st.integers(0, 99))
+@few(0.1)
+@given(st.sampled_from([1, 10, 60, 150]), st.integers(0, 99))
 def test_charts_of_many_sites_stay_small(count, seed):
     source = torch.Generator().manual_seed(seed)
     counts = JointCounts()
