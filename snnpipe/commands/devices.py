@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.passes import move_to_device_pass
 
 from snnpipe.commands.parser import Parser
+from snnpipe.errors import SnnpipeError
 from snnpipe.exchange.tensor_file import reason
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.recipe import Converted
@@ -54,5 +54,13 @@ def moved(thing: Any, given: Namespace) -> Any:
         params = {key: tensor.to(device) for key, tensor in thing.params.items()}
         return thing.evolve(params=params, made=thing.made)
     if isinstance(thing, ExportedProgram):
-        return move_to_device_pass(thing, device)
+        return _program(thing, device)
     return zip_leaves(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, thing)
+
+
+def _program(program: ExportedProgram, device: torch.device) -> ExportedProgram:
+    try:
+        from torch.export.passes import move_to_device_pass
+    except ImportError as error:
+        raise SnnpipeError("--device: this torch cannot move a program; export it on that device") from error
+    return move_to_device_pass(program, device)
