@@ -12,12 +12,14 @@ from property_tests.tolerances import floats
 from snnpipe import (
     RATE,
     cascade,
+    events,
     explain,
     first_fault,
     integrate_and_fire,
     low_pass,
     maximum,
     pipe,
+    poisson,
     replace,
     sensitivity,
     signed_memory,
@@ -27,6 +29,7 @@ from snnpipe import (
 )  # fmt: skip
 from snnpipe.analysis.between import Between, Place
 from snnpipe.errors import SnnpipeError
+from snnpipe.runtime.meant import Shown
 from snnpipe.stages.calibrate import calibrate
 from snnpipe.stages.fuse import fuse
 from snnpipe.waves import Wave
@@ -74,6 +77,46 @@ def test_the_causes_are_the_whole_error(data, T, K, seed):
 
 
 @few(0.2)
+@given(data=st.data(), T=st.integers(1, 6), K=st.sampled_from([1, 2, None]), seed=st.integers(0, 99))
+def test_an_encoding_is_a_cause_of_its_own(data, T, K, seed):
+    """The whole is the error of the run itself, and a generator is where one such run leaves it."""
+    net, neuron = data.draw(relu_nets()), data.draw(NEURONS)
+    x = inputs(net, seed, batch=4)
+    x = x / x.abs().max().clamp(min=1.0)
+    snn, delay = network(net, x, neuron, RATE), data.draw(st.sampled_from([0, T // 2 if K == 1 else 0]))
+    how, source = {"T": T, "schedule": Wave(K), "delay": delay}, torch.Generator().manual_seed(seed)
+    found = explain(net, snn, batches=[x[:1], x[1:]], encoding=poisson(source), **how)
+    again = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        parts = [floats(snn(part, encoding=poisson(again), **how)) for part in (x[:1], x[1:])]
+        whole = off(net, x, [torch.cat(pair) for pair in zip(*parts, strict=True)])
+    rounding = bound(torch.float32)
+    assert found.error == pytest.approx(whole, abs=2 * rounding * math.sqrt(whole) + rounding**2)
+    assert sum(cause.error for cause in found.causes) == pytest.approx(found.error, rel=1e-6, abs=1e-12)
+    assert [cause.name for cause in found.causes][4:] == ["encoding"] + ["readout"] * bool(delay)
+    steady = explain(net, snn, batches=[x[:1], x[1:]], T=T, schedule=Wave(K))
+    assert found.causes[:4] == steady.causes
+    assert torch.equal(source.get_state(), again.get_state())
+
+
+@few(0.2)
+@given(net=relu_nets(), code=codes(), T=st.integers(1, 5), seed=st.integers(0, 99))
+def test_events_are_held_against_the_ann_on_what_they_decode_to(net, code, T, seed):
+    """Events of a constant are a constant current: the encoding adds nothing."""
+    x = inputs(net, seed, batch=3, dtype=torch.float64)
+    snn = network(net.double(), x, integrate_and_fire(), code, factor=0.97)  # no potential is a threshold to the bit
+    sent = torch.stack([code.clock(t).kappa * x for t in range(1, T + 1)])
+    found, steady = (explain(net, snn, batches=[one], T=T, **how) for one, how in
+                     ((sent, {"encoding": events()}), (x, {})))  # fmt: skip
+    assert found.samples == steady.samples == len(x)
+    gain = max(abs(code.clock(t).gain) for t in range(1, T + 1)) ** T
+    rounding = 1e4 * torch.finfo(torch.float64).eps * gain
+    for a, b in zip(found.causes, steady.causes, strict=False):
+        assert a.error == pytest.approx(b.error, abs=rounding * (1 + math.sqrt(steady.error)) ** 2)
+    assert found.causes[4].error == pytest.approx(0, abs=rounding * (1 + math.sqrt(steady.error)) ** 2)
+
+
+@few(0.2)
 @given(data=st.data(), T=st.integers(1, 5), seed=st.integers(0, 99))
 def test_a_site_kept_as_the_ann_is_the_ann(data, T, seed):
     """With all kept the network is the ANN; with all but one it is the ANN with that one spiking."""
@@ -90,7 +133,8 @@ def test_a_site_kept_as_the_ann_is_the_ann(data, T, seed):
         gain = max(abs(between.snn.code.clock(t).gain) for t in range(1, T + 1)) ** T
         close = 1e4 * torch.finfo(torch.float64).eps * size * gain
         alone = between.alone(between.ann(given_), names[0])
-        for found, want in (between.kept(names).run(given_), ann), (between.kept(names[1:]).run(given_), alone):
+        kept, others = (between.kept(some).run(Shown(given_)) for some in (names, names[1:]))
+        for found, want in (kept, ann), (others, alone):
             assert all(torch.allclose(a, b, rtol=0, atol=close) for a, b in
                        zip(floats(found), floats(want), strict=True))  # fmt: skip
 

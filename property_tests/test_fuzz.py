@@ -326,21 +326,25 @@ call("to_onnx", snnpipe.to_onnx, program=lambda: things().program, path=lambda: 
 call("readout_delay", lambda snn, x, **options: snnpipe.readout_delay(snn, x, **options), snn=lambda: things().snn,
      x=lambda: things().x, T=8)  # fmt: skip
 call("sweep", snnpipe.sweep, model=lambda: things().model, recipes=lambda: ["opi"], batches=lambda: [things().x],
-     data=lambda: things().data, T=(1,), progress=False, group=...)  # fmt: skip
+     data=lambda: things().data, T=(1,), networks=lambda: {"mine": things().snn}, progress=False,
+     group=...)  # fmt: skip
 call("evaluate", snnpipe.evaluate, snn=lambda: things().snn, loader=lambda: things().data, T=2,
      ann=lambda: things().model, top=1, metric=first_scores, labels=second, forward=called_on_first,
      encoding=snnpipe.constant(), schedule="step", delay=0, until=snnpipe.confident(0.9), confidence=0.9, max_batches=1,
      progress=False, group=...)  # fmt: skip
 call("Evaluation.plot", method(lambda: things().evaluated, "plot"), path=lambda: FOLDER / "figure.png")
 call("explain", snnpipe.explain, model=lambda: things().model, snn=lambda: things().snn, batches=lambda: [things().x],
-     T=2, schedule="step", delay=0, try_advice=False, max_batches=1, progress=False)  # fmt: skip
+     T=2, schedule="step", encoding=snnpipe.constant(), delay=0, try_advice=False, max_batches=1,
+     progress=False)  # fmt: skip
 call("sensitivity", snnpipe.sensitivity, model=lambda: things().model, snn=lambda: things().snn,
-     batches=lambda: [things().x], T=2, schedule="step", max_batches=1, progress=False)  # fmt: skip
+     batches=lambda: [things().x], T=2, schedule="step", encoding=snnpipe.constant(),
+     others=lambda: {"other": things().snn}, max_batches=1, progress=False)  # fmt: skip
 call("first_fault", snnpipe.first_fault, model=lambda: things().model, snn=lambda: things().snn,
-     batches=lambda: [things().x], T=2, tolerance=0.1, schedule="step", max_batches=1)  # fmt: skip
+     batches=lambda: [things().x], T=2, tolerance=0.1, schedule="step", encoding=snnpipe.constant(),
+     max_batches=1)  # fmt: skip
 call("verify", snnpipe.verify, model=lambda: things().model, snn=lambda: things().snn, batches=lambda: [things().x],
-     T=2, schedule="step", delay=0, error=100.0, agreement=0.0, drop=None, causes=lambda: {"clipping": 100.0},
-     isolated=100.0, dead=1.0, saturated=1.0, max_batches=1)  # fmt: skip
+     T=2, schedule="step", encoding=snnpipe.constant(), delay=0, error=100.0, agreement=0.0, drop=None,
+     causes=lambda: {"clipping": 100.0}, isolated=100.0, dead=1.0, saturated=1.0, max_batches=1)  # fmt: skip
 call("suggest", snnpipe.suggest, model=lambda: things().model, batches=lambda: [things().x], data=lambda: things().data,
      accuracy=0.9, latency=None, wires=None, seconds=0.01, recipes=lambda: ["opi"], T=(1,), confidence=0.9, seed=0,
      progress=False)  # fmt: skip

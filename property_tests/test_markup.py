@@ -6,6 +6,7 @@ import re
 import tempfile
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from hypothesis import given
@@ -13,9 +14,12 @@ from hypothesis import strategies as st
 
 from property_tests.strategies import few, inputs, relu_nets
 from snnpipe import account, evaluate, fixed, pipe, replace, report, td_rewrite, to_snn, trace
+from snnpipe.analysis.joint import GRID, JointCounts
 from snnpipe.analysis.page.clipped import spread
+from snnpipe.analysis.page.scatter import merged, scatters
 from snnpipe.kernels.histogram import summarise_histogram
 from snnpipe.markup.bars import waterfall
+from snnpipe.markup.density import density
 from snnpipe.markup.lines import Line, lines, ticks
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import Markup, tag, text
@@ -108,6 +112,61 @@ def test_what_lies_above_theta_is_counted_within_a_bin(seed, size, channels):
     assert abs(above - (ratio > 1).double().mean().item()) <= near + tiny + 1e-9
     assert math.isclose(sum(shares), 1.0, abs_tol=1e-9)
     assert math.isclose(sum(shares[12:]), above, abs_tol=near + 1e-9)
+
+
+PAIRS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=20)
+
+
+@given(st.lists(PAIRS, min_size=1, max_size=4), st.randoms())
+def test_pairs_are_counted_where_they_lie_in_any_order(batches, random):
+    """A cell is at most 1/32 of the largest value, and every pair lies in its own or at its upper end."""
+    found, shuffled = JointCounts(), JointCounts()
+    for counts, order in (found, batches), (shuffled, random.sample(batches, len(batches))):
+        for batch in order:
+            x, y = torch.tensor(batch, dtype=torch.float64).unbind(1)
+            counts.add(x, y)
+    assert found.joint == shuffled.joint
+    cell, cells = found.joint.cell, found.joint.cells
+    pairs = [pair for batch in batches for pair in batch]
+    most = max(max(map(abs, pair)) for pair in pairs)
+    assert cell <= max(2 * 2 * most, 2.0**-39) / GRID
+    assert sum(count for *_, count in cells) == len(pairs)
+    rounded = 2.0**-52 * max(most, cell)  # that of the quotient by which a cell is found
+    for x, y in pairs:
+        assert any(
+            all(k * cell - rounded <= z <= (k + 1) * cell + rounded for k, z in ((i, x), (j, y))) for i, j, _ in cells
+        )
+    assert sum(count for *_, count in merged(cells)) == len(pairs)
+
+
+CELLS = st.dictionaries(st.tuples(st.integers(-32, 31), st.integers(-32, 31)), st.integers(1, 10**6), max_size=200)
+
+
+@given(CELLS, st.floats(1e-6, 1e6), ANY)
+def test_every_cell_is_drawn_once_and_inside(cells, cell, words):
+    page = density([(*at, count) for at, count in cells.items()], cell, label=words, told=words, across="x", up="y")
+    read = held(page)
+    assert read.seen[:3] == ["svg", "title", "desc"]
+    assert read.text.startswith(2 * html.unescape(text(words)))
+    runs = [tuple(map(int, run)) for run in re.findall(r"M(\d+) (\d+)h(\d+)", page)]
+    drawn = [(column + k, row) for column, row, length in runs for k in range(length)]
+    low = min((min(at) for at in cells), default=0)
+    high = max((max(at) + 1 for at in cells), default=1)
+    assert sorted(drawn) == sorted((i - low, high - 1 - j) for i, j in cells)
+    assert all(0 <= column < high - low and 0 <= row < high - low for column, row in drawn)
+
+
+@few(0.1)
+@given(st.sampled_from([1, 10, 60, 150]), st.integers(0, 99))
+def test_charts_of_many_sites_stay_small(count, seed):
+    source = torch.Generator().manual_seed(seed)
+    counts = JointCounts()
+    counts.add(*torch.randn(2, 20_000, generator=source).unbind())
+    sites = [SimpleNamespace(site=f"layer{k}__if0", correlation=0.5, joint=counts.joint) for k in range(count)]
+    page = str(tag("div", *scatters(sites)))
+    assert len(page) < 200_000
+    assert page.count("<figure>") == min(count, 60)
+    held(page)
 
 
 @few(0.3)

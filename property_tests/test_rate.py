@@ -28,10 +28,12 @@ from snnpipe import (
     replace,
     scaled,
     signed_memory,
+    td_rewrite,
     to_module,
     to_snn,
     trace,
 )
+from snnpipe.waves import Wave
 
 pytestmark = pytest.mark.filterwarnings("ignore::snnpipe.SiteWarning")  # a drawn network may have no ReLU
 
@@ -187,6 +189,25 @@ def test_a_cap_of_infinity_is_no_cap():
     with torch.no_grad():
         quantum = model[:2](x).max() / (2 * T) * model[2].weight.abs().sum(1).max()
         assert norm(snn(x, T=T) - model(x)) <= quantum + T * tolerances.temporal(model, RATE, x[None])
+
+
+class Two(nn.Module):
+    def forward(self, beta, alpha):
+        return beta + 2 * alpha
+
+
+@given(seed=st.integers(0, 99), T=st.integers(1, 6), K=st.sampled_from([1, 2, None]))
+def test_random_events_are_drawn_step_by_step_then_by_name(seed, T, K):
+    """Whatever the schedule and the order of the arguments."""
+    snn = pipe(Two(), trace, td_rewrite(code=RATE), to_snn)
+    alpha, beta = torch.rand(2, 3), torch.rand(2, 3)
+    source = torch.Generator().manual_seed(seed)
+    drawn = [{name: (torch.rand(2, 3, generator=source) < x).float() for name, x in (("alpha", alpha), ("beta", beta))}
+             for _ in range(T)]  # fmt: skip
+    wanted = sum(step["beta"] + 2 * step["alpha"] for step in drawn) / T
+    for args, named in ((beta, alpha), {}), ((), {"alpha": alpha, "beta": beta}), ((beta,), {"alpha": alpha}):
+        found = snn(*args, **named, T=T, schedule=Wave(K), encoding=poisson(torch.Generator().manual_seed(seed)))
+        assert torch.allclose(found, wanted, rtol=0, atol=3 * (T + 2) * torch.finfo(torch.float32).eps)
 
 
 @given(seed=st.integers(0, 99), T=st.integers(1, 5))

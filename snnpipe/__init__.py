@@ -16,7 +16,7 @@ from snnpipe.analysis.energy import account, latency
 from snnpipe.analysis.evaluate import evaluate
 from snnpipe.analysis.evaluation import Evaluation
 from snnpipe.analysis.explain import explain
-from snnpipe.analysis.explanation import Cause, Explanation, Finding, SiteError
+from snnpipe.analysis.explanation import Cause, Explanation, Finding, GradedOperator, SiteError
 from snnpipe.analysis.report import report
 from snnpipe.analysis.sensitivity import Sensitivity, SiteSensitivity, sensitivity
 from snnpipe.analysis.suggest import Suggestion, Suggestions, suggest
@@ -98,20 +98,20 @@ __all__ = [
     "AKIDA_1", "BOTTLENECK_RULES", "CMOS_FLOAT32", "CMOS_INT8", "DIFFERENTIAL", "FUSE_RULES", "LOIHI", "LOIHI_2",
     "QCFS", "RATE", "SITE_RULES", "SPECK_2E", "SPINNAKER_2", "TD", "TRANSFORMER_RULES", "TRUENORTH", "Account", "Bill",
     "CalibrationError", "Cause", "Clock", "Code", "Codebook", "CompileWarning", "ConversionState", "Core", "Declined",
-    "Device", "Encoding", "Evaluation", "Event", "Explanation", "ExportedSteps", "Fault", "Finding", "GraphError",
-    "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Perplexity", "Pipeline", "Rewrite", "Rounding",
-    "Selector", "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError", "SpikeCount",
-    "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep", "Target", "Threshold",
-    "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError", "Verdict", "Wave", "Wire",
-    "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check", "checkpoint", "compiled",
-    "confident", "constant", "correct_bias", "correct_potential", "correct_threshold", "correct_weights", "digest",
-    "ema", "embed", "encoder", "energy", "evaluate", "events", "every_fake_quantize_site", "explain", "first_fault",
-    "fixed", "frames", "from_nir", "fuse", "generate", "geometric", "graded", "group", "instrument",
-    "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics", "local_threshold_balancing",
-    "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "of_op", "one_of_n", "parse", "percentile",
-    "perplexity", "pipe", "pipeline", "poisson", "prompt", "quantise_weights", "readout_delay", "recipes", "repaired",
-    "replace", "report", "restarted", "roundings", "save", "save_statistics", "scaled", "sensitivity", "signed_memory",
-    "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "stream", "such_that", "suggest", "sweep",
-    "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step", "to_module", "to_nir", "to_onnx", "to_snn",
-    "trace", "trace_decoder", "verify", "wave", "wires",
+    "Device", "Encoding", "Evaluation", "Event", "Explanation", "ExportedSteps", "Fault", "Finding", "GradedOperator",
+    "GraphError", "InputError", "LayerLimits", "Levels", "Limit", "Neuron", "Perplexity", "Pipeline", "Rewrite",
+    "Rounding", "Selector", "Sensitivity", "Site", "SiteError", "SiteSensitivity", "SiteWarning", "SnnpipeError",
+    "SpikeCount", "SpikingNetwork", "StageError", "Statistic", "Stopped", "Suggestion", "Suggestions", "Sweep",
+    "Target", "Threshold", "ThresholdError", "ThresholdWarning", "ToleranceError", "TraceError", "UnsupportedError",
+    "Verdict", "Wave", "Wire", "absorb", "account", "at", "balance", "burst", "calibrate", "cascade", "check",
+    "checkpoint", "compiled", "confident", "constant", "correct_bias", "correct_potential", "correct_threshold",
+    "correct_weights", "digest", "ema", "embed", "encoder", "energy", "evaluate", "events", "every_fake_quantize_site",
+    "explain", "first_fault", "fixed", "frames", "from_nir", "fuse", "generate", "geometric", "graded", "group",
+    "instrument", "integrate_and_fire", "latency", "leaky_integrate_and_fire", "load", "load_statistics",
+    "local_threshold_balancing", "low_pass", "matching_levels", "maximum", "merge_statistics", "mmse", "of_op",
+    "one_of_n", "parse", "percentile", "perplexity", "pipe", "pipeline", "poisson", "prompt", "quantise_weights",
+    "readout_delay", "recipes", "repaired", "replace", "report", "restarted", "roundings", "save", "save_statistics",
+    "scaled", "sensitivity", "signed_memory", "spike_counts", "spikes_per_neuron", "st_bif", "state_equal", "stream",
+    "such_that", "suggest", "sweep", "td_rewrite", "threshold_iteration", "to_exported", "to_exported_step",
+    "to_module", "to_nir", "to_onnx", "to_snn", "trace", "trace_decoder", "verify", "wave", "wires",
 ]  # fmt: skip

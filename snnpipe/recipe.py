@@ -20,6 +20,7 @@ from snnpipe.kernels.threshold import RULE, Threshold
 from snnpipe.options import STEPS, TEXT, function, functions, instance, optional, several, whole
 from snnpipe.rules.operands import BOTTLENECK_RULES, TRANSFORMER_RULES
 from snnpipe.rules.sites import SITE_RULES, SiteRule
+from snnpipe.runtime import shown
 from snnpipe.runtime.batches import Forward, Reader
 from snnpipe.runtime.delay import readout_delay
 from snnpipe.runtime.depth import depth
@@ -227,6 +228,10 @@ class Converted:
         """The options of a run of the network."""
         first = self.recipe.pre + self.delay if self.delay else 0
         return FrozenMap(T=self.steps, schedule=self.recipe.schedule, delay=first)
+
+    def _repr_html_(self) -> str:
+        head = f"{self.recipe!r}: {self.steps} steps, schedule {self.recipe.schedule}, answer after {self.latency}"
+        return shown.network(head, self.snn.neurons(), self.snn.made, self.snn.history)
 
 
 @attrs.frozen

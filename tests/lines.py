@@ -58,6 +58,10 @@ def labelled():
     return DataLoader(TensorDataset(images(), torch.arange(32) % 3), batch_size=8)
 
 
+def others():
+    return [(images().flip(3), torch.arange(32) % 3)]
+
+
 def generated():
     yield from batches()
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import warnings
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import snnpipe
 from snnpipe import cli
 from snnpipe.commands import table
 from snnpipe.commands import written as into
+from snnpipe.commands.devices import moved
 from snnpipe.commands.own import importable_here
 from snnpipe.commands.plain import plain
 from tests.lines import Line, folder
@@ -215,6 +217,7 @@ def test_every_command_is_in_its_page():
 LINES = {
     "evaluate": "evaluate {} --data mymodel:labelled --T 2",
     "explain": "explain mymodel:net --data mymodel:labelled --T 2",
+    "sweep": "sweep mymodel:net --data mymodel:labelled --pipeline recipes.opi() --T 1,2",
     "suggest": "suggest mymodel:net --data mymodel:labelled --latency 8 --wires 1 --seconds 1 --accuracy 0.01",
 }
 
@@ -233,6 +236,27 @@ def test_evaluate_below_what_was_asked_is_a_no(line, saved):
     assert "the data have no labels" in line.err
 
 
+def test_random_spikes_are_those_of_the_seed(line, saved):
+    for command in ("evaluate", "explain"):
+        said = []
+        for seed in (0, 0, 1):
+            assert line(f"{LINES[command].format(saved)} --encoding poisson --seed {seed} --json") == 0
+            answer = json.loads(line.out)
+            answer.pop("seconds", None)
+            assert answer["encoding"] == "poisson"
+            said.append(answer)
+        assert said[0] == said[1] != said[2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        source = torch.Generator().manual_seed(0)
+        wanted = snnpipe.explain(
+            cli_model().net(), batches=cli_model().labelled(), T=2, encoding=snnpipe.poisson(source)
+        )
+    line.capsys.readouterr()
+    assert line(f"{LINES['explain']} --encoding poisson") == 0
+    assert line.out == f"{wanted}\n"
+
+
 def test_explain_of_a_network_and_of_a_recipes_answer(line, saved):
     assert line(f"{LINES['explain']} --snn {saved}") == 0
     wanted = snnpipe.explain(cli_model().net(), snnpipe.load(saved), batches=cli_model().labelled(), T=2)
@@ -242,6 +266,58 @@ def test_explain_of_a_network_and_of_a_recipes_answer(line, saved):
     assert line("explain mymodel:net --snn snm.safetensors --data mymodel:labelled") == 0
     assert line("explain mymodel:net --data mymodel:labelled") == 2
     assert "say --T" in line.err
+
+
+def test_sweep_compares_recipes_and_pipelines(line):
+    stages = "trace | fuse | calibrate | replace(neuron=cascade(n=2)) | to_snn"
+    head = "sweep mymodel:net --data mymodel:labelled --T 1,2 --pipeline recipes.opi() --pipeline"
+    assert line(head, stages) == 0
+    model, data = cli_model().net(), [tuple(batch) for batch in cli_model().labelled()]
+    made = snnpipe.parse(stages, data=data)(model)
+    wanted = snnpipe.sweep(model, ["opi"], batches=data, data=data, T=(1, 2), networks={stages: made})
+    assert line.out == f"{wanted}\n"
+    accuracy = {outcome.T: outcome.accuracy for outcome in wanted.outcomes if outcome.recipe == stages}
+    evaluated = snnpipe.evaluate(made, data, T=2)
+    assert accuracy == pytest.approx({r.t: r.accuracy.mean for r in evaluated.readouts})
+    line.capsys.readouterr()
+    assert line(head, stages, "--test", "mymodel:others", "--json") == 0
+    other = snnpipe.sweep(model, ["opi"], batches=data, data=cli_model().others(), T=(1, 2), networks={stages: made})
+    assert [one["accuracy"] for one in json.loads(line.out)["outcomes"]] == [one.accuracy for one in other.outcomes]
+    assert line("sweep mymodel:net --data mymodel:labelled --pipeline", "trace | calibrate") == 2
+    assert "ends in a state; write trace | calibrate | to_snn" in line.err
+    assert line("sweep mymodel:net --data mymodel:batches --pipeline recipes.opi()") == 2
+    assert "labels" in line.err
+
+
+def test_sweep_draws_a_figure(line):
+    pytest.importorskip("matplotlib")
+    assert line("sweep mymodel:net --data mymodel:labelled --pipeline recipes.opi() --T 1,2 --plot sweep.svg") == 0
+    assert "<svg" in Path("sweep.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["convert", "evaluate", "explain", "suggest", "sweep", "bench"])
+def test_a_device_that_is_not_there_is_a_wrong_line(name, line, saved):
+    for device, said in (("cuda:99", "cuda:99 cannot be used"), ("gpu", "gpu cannot be used"), ("meta", "no numbers")):
+        assert line(f"{name} {saved} --device {device}") == 2
+        assert said in line.err
+        assert "there is cpu" in line.err
+
+
+def test_a_device_takes_what_is_worked_on(line, saved):
+    """To one that holds no numbers, which no line can name."""
+    given = Namespace(device=torch.device("meta"))
+    model, snn = cli_model().net(), snnpipe.load(saved)
+    recipe = snnpipe.recipes.opi()(model, cli_model().batches(), T=2)
+    state, example = snnpipe.trace(model), (torch.zeros(2), {"x": torch.zeros(3), "n": 3})
+    program = torch.export.export(cli_model().net(), (torch.zeros(2, 1, 8, 8),))
+    tensors = [
+        *moved(model, given).parameters(), *moved(snn, given).state_dict().values(), moved(example, given)[1]["x"],
+        *moved(recipe, given).snn.state_dict().values(), *moved(state, given).params.values(),
+        *moved(program, given).state_dict.values(),
+    ]  # fmt: skip
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved(state, Namespace()) is state
+    assert line("evaluate snn.safetensors --data mymodel:labelled --T 2 --device cpu") == 0
 
 
 def test_report_as_a_page(line, saved):
@@ -285,6 +361,7 @@ WRONG = {
     "convert mymodel:net --out none/snn.safetensors": "no folder none",
     "convert mymodel:net --own rule --out snn.safetensors": "must be name=module:name, got 'rule'",
     "convert mymodel:net --mean 1,b --out snn.safetensors": "must be numbers with commas between them, got '1,b'",
+    "evaluate snn.safetensors --data x.npz --encoding events": "cannot be 'events'",
     "bench snn.safetensors --T 0": "a whole number from 1 to",
     "export snn.safetensors --out snn.txt": "must end in .pt2, .onnx or .nir, got 'snn.txt'",
 }

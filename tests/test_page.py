@@ -9,19 +9,26 @@ import torch
 from torch import nn
 
 from snnpipe import (
+    TRANSFORMER_RULES,
     ConversionState,
     Event,
     StageError,
     account,
     calibrate,
+    cascade,
     check,
     energy,
     evaluate,
+    explain,
     fixed,
     fuse,
+    instrument,
     pipe,
+    recipes,
     replace,
     report,
+    sensitivity,
+    suggest,
     sweep,
     td_rewrite,
     to_snn,
@@ -180,6 +187,43 @@ def test_pieces_for_notebooks(things):
     assert all(layer.name in text for layer in things.costs.layers)
     assert "opi" in held(found._repr_html_()).text
     assert "no neurons" in held(pipe(nn.Linear(2, 2), trace, td_rewrite, to_snn)._repr_html_()).text
+
+
+@pytest.mark.filterwarnings("ignore:never fired")
+def test_answers_for_notebooks(things):
+    """What was asked for is a piece of a page too, with the same figures as its text."""
+    torch.manual_seed(0)
+    x = torch.rand(600, 1, 8, 8)
+    batches, data = [(x, things.model(x).argmax(1))], [(x, things.model(x).argmax(1))]
+    found = explain(things.model, batches=batches, T=4)
+    ranked = sensitivity(things.model, batches=[x], T=4)
+    made = recipes.opi()(things.model, [x], T=2)
+    few = suggest(things.model, batches=[x], data=data, recipes=["opi", "snm"], T=(1, 2))
+    pages = [held(thing._repr_html_()) for thing in (found, ranked, made, few)]
+    assert all(page.seen[:2] == ["div", "style"] for page in pages)
+    why, sites, network, pipelines = (page.text for page in pages)
+    assert all(cause.name in why for cause in found.causes)
+    assert pages[0].seen.count("desc") == len(found.sites) == 2
+    assert all(f"correlation {site.correlation:.3f}" in str(pages[0].attributes) for site in found.sites)
+    assert all(f"{100 * site.kept:.3g} %" in sites for site in ranked.sites)
+    assert "opi" in network
+    assert all(one.call in pipelines for one in few.found)
+
+
+def test_the_page_of_a_transformer_names_its_graded_operators(tmp_path):
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
+    x = torch.randn(40, 5, 8)
+    snn = pipe(model, trace, instrument(rules=TRANSFORMER_RULES), calibrate([x]), replace(neuron=cascade(n=4)), to_snn)
+    found = explain(model, snn, batches=[x], T=4)
+    report(snn, html=tmp_path / "page.html", explanation=found)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    read = held(page)
+    assert len(page) < 300_000
+    assert [one.op for one in found.graded] == ["scaled_dot_product_attention", "layer_norm"]
+    for one in found.graded:
+        assert one.path in read.text
+        assert f"{100 * one.accumulated:.3g}" in read.text
 
 
 def test_silent_layers_do_not_hide_the_others(tmp_path):

@@ -110,6 +110,8 @@ def test_what_cannot_be_said_is_refused():
         to_exported(snn, images(), T=0)
     with pytest.raises(InputError, match="NaN"):
         to_exported(snn, images() * torch.nan, T=2)
+    with pytest.raises(InputError, match=r"inputs of shapes \(\)"):
+        to_exported_step(spiking(nn.Sequential(nn.Linear(4, 3), nn.ReLU())), torch.tensor(1.0))
 
 
 def test_onnx_gives_the_same(tmp_path):

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import attrs
 import pytest
 import torch
 from torch import Tensor, nn
@@ -152,6 +153,21 @@ def test_the_document_says_what_it_is_after(name):
 def deep() -> nn.Sequential:
     torch.manual_seed(3)
     return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+
+
+def test_networks_are_compared_beside_recipes():
+    """Made by the stages of a recipe, a network scores as the recipe does."""
+    model, x = deep(), vectors(5).float()
+    data = [(x, model(x).argmax(1))]
+    for name in ("opi", "cascade_mmse"):
+        made = recipes.named(name)(model, [x], T=4)
+        found = sweep(model, [name], batches=[x], data=data, T=(4,), networks={"mine": made.snn})
+        ours, theirs = found.outcomes
+        assert ours == attrs.evolve(theirs, recipe="mine")
+    with pytest.raises(InputError, match="there is nothing to compare"):
+        sweep(model, batches=[x], data=data)
+    with pytest.raises(InputError, match=r"networks\['mine'\] must be a converted network"):
+        sweep(model, batches=[x], data=data, networks={"mine": model})
 
 
 def test_a_sweep_is_a_table_and_a_figure(tmp_path):

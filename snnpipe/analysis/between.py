@@ -27,6 +27,7 @@ from snnpipe.ops.sequence import stacked
 from snnpipe.ops.table import OPS
 from snnpipe.rules.sites import SITE_RULES
 from snnpipe.runtime.activations import activation
+from snnpipe.runtime.meant import Shown
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.scans import fired
 from snnpipe.runtime.standing import behind, standing
@@ -46,12 +47,14 @@ class Place:
     Attributes:
         node: its ``encode`` node.
         module: what runs it.
+        op: the ANN operator it stands for; of a value that is made events, which: ``input x``, ``value of linear``.
         clocks: the steps, or chunks, of the run.
         own: the model's own activation, ``None`` where there is no single operator that the neuron stands for.
     """
 
     node: Node
     module: SpikingNeuron
+    op: str
     clocks: Sequence[Clock]
     own: Callable[[Tensor], Tensor] | None = None
 
@@ -130,10 +133,16 @@ class Between:
         tree = dict(self.snn.named_modules())
         nodes = [node for node in self.snn.graph if node.op == "encode"]
         found: Any = {
-            node.name: Place(node, tree[neuron_path(node)], clocks, self.own.get(node.name))
+            node.name: Place(node, tree[neuron_path(node)], self._op(node), clocks, self.own.get(node.name))
             for node in nodes  # type: ignore[arg-type]
         }
         object.__setattr__(self, "places", FrozenMap(found))
+
+    def _op(self, node: Node) -> str:
+        origin, source = str(node["origin"]).split(" at ")[0], self.snn.graph.producer(node["input"])
+        if source is not None and source.op == "input":
+            return f"input {source['name']}" if origin == "identity" else f"{origin} of input {source['name']}"
+        return origin if origin != "identity" or source is None else f"value of {source.op}"
 
     def standing(
         self, given: Mapping[str, Any], stand: Callable[[Place, Tensor], Tensor], watched: Collection[str] = ()
@@ -156,23 +165,23 @@ class Between:
         outputs, values = self.standing(given, stand, beside | set(watched))
         return Known(given, outputs, sites, values)
 
-    def alone(self, known: Known, site: str) -> Any:
-        """The outputs with the neuron of one node spiking, and the ANN everywhere else."""
+    def alone(self, known: Known, site: str, place: Place | None = None) -> Any:
+        """The outputs with the neuron of one node spiking, or that of another place, and the ANN everywhere else."""
         run, _ = behind(self.snn.graph, site)
-        decoded = self.places[site].spiking(known.sites[site][0])
+        decoded = (place or self.places[site]).spiking(known.sites[site][0])
         return run(self.snn.weights, known.given, known.values, decoded, lambda name, z: self.places[name].ann(z))
 
-    def run(self, given: Mapping[str, Any], *, wave: Wave | None = None, delay: int = 0) -> Any:
+    def run(self, shown: Shown, *, wave: Wave | None = None, delay: int = 0) -> Any:
         """The outputs of the spiking network."""
-        return self.snn(*self._inputs(given), T=self.T, schedule=wave or self.wave, delay=delay)
+        return shown.to(self.snn, T=self.T, schedule=wave or self.wave, delay=delay)
 
-    def seen(self, given: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, SpikeCount]]:
-        """What each neuron decodes to in the end, by name of its node, and its spikes, by name of the neuron."""
+    def seen(self, shown: Shown, watched: Collection[str] = ()) -> tuple[dict[str, Any], dict[str, SpikeCount]]:
+        """What each neuron, and each node ``watched``, decodes to in the end, and the spikes, by name of the neuron."""
         counter = Counter()
         graph = counter.watching(self.snn.graph)
-        sites: FrozenMap[str, Ref] = FrozenMap({name: Ref(name) for name in self.places})
+        sites: FrozenMap[str, Ref] = FrozenMap({name: Ref(name) for name in (*self.places, *watched)})
         watching = SpikingNetwork(Graph(graph.nodes, sites), self.snn.state_dict(), self.snn.code)
-        found = watching(*self._inputs(given), T=self.T, schedule=self.wave)
+        found = shown.to(watching, T=self.T, schedule=self.wave)
         return dict(found), counter.counts()
 
     def kept(self, sites: Collection[str]) -> Between:
@@ -181,16 +190,21 @@ class Between:
         graph = Graph(tuple(nodes), self.snn.graph.output)
         return Between(SpikingNetwork(graph, self.snn.state_dict(), self.snn.code), self.T, self.wave, self.own)
 
-    def _inputs(self, given: Mapping[str, Any]) -> list[Any]:
-        return [given[node["name"]] for node in self.snn.graph.inputs]
 
+def own_activations(state: ConversionState, network: Graph) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The model's own activations, by name of the node: what neurons stand for, where that is an operator of one value.
 
-def own_activations(state: ConversionState) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The model's own activations, by name of the node: what neurons of the default sites stand for."""
+    A neuron stands for the node of its name if that is of a default site, or reads what the neuron reads.
+    """
     found = state if state.sites else marked(state, SITE_RULES, maximum())
-    nodes = [found.graph[name] for name in found.sites]
-    alone = [node for node in nodes if node.op in OPS and len(refs(node.operands)) == 1]
-    return {node.name: partial(_applied, node, detached(found.params)) for node in alone}
+    neurons = {node.name: node["input"] for node in network if node.op == "encode"}
+    nodes = [node for node in found.graph if node.name in neurons and node.op in OPS and node.op != "input"]
+    alone = [(node, refs(node.operands)) for node in nodes]
+    return {
+        node.name: partial(_applied, node, detached(found.params))
+        for node, read in alone
+        if len(read) == 1 and (node.name in found.sites or refs(neurons[node.name]) == read)
+    }
 
 
 def _applied(node: Node, params: Mapping[str, Tensor], z: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -19,6 +19,7 @@ from snnpipe.errors import InputError
 from snnpipe.options import POSITIVE, RUN, optional
 from snnpipe.recipe import MODEL_OR_STATE, Converted
 from snnpipe.runtime.batches import Forward
+from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.batches import BATCHES, MAX_BATCHES
 from snnpipe.state import ConversionState
@@ -31,7 +32,7 @@ class Fault:
 
     Attributes:
         site: the neuron's name; where the tolerance is broken before anything spikes, the path of the first layer that
-            does not compute what the model does.
+            does not compute what the model does, or ``"encoding"`` where the input as events does it.
         error: squared error of the output with all sites up to this one spiking, in parts of the ANN's.
         before: with those before it.
         runs: networks that were run over the data to find it.
@@ -44,20 +45,20 @@ class Fault:
 
 
 @takes(InputError, model=MODEL_OR_STATE, snn=CONVERTED, batches=BATCHES, T=optional(RUN), tolerance=POSITIVE,
-       schedule=SCHEDULE, max_batches=MAX_BATCHES)  # fmt: skip
+       schedule=SCHEDULE, encoding=ENCODING, max_batches=MAX_BATCHES)  # fmt: skip
 def first_fault(
     model: nn.Module | ConversionState, snn: SpikingNetwork | Converted | None = None, *, batches: Iterable[Any],
-    T: int | None = None, tolerance: float, schedule: Wave | str = STEP, forward: Forward | None = None,
-    max_batches: int | None = None,
+    T: int | None = None, tolerance: float, schedule: Wave | str = STEP, encoding: Encoding = constant(),
+    forward: Forward | None = None, max_batches: int | None = None,
 ) -> Fault | None:  # fmt: skip
     """The site at which the error of the output first exceeds a tolerance, by bisection; ``None`` if it never does.
 
     The networks are those in which the first k of L sites spike and the others are the ANN; of these all, none, and
-    at most ``ceil(log2 L)`` more are run.  Where the error does not rise with every k, it is a site at which it rises
-    above the tolerance, perhaps not the first.
+    at most ``ceil(log2 L)`` more are run, with an encoding one more, for what that does alone.  Where the error does
+    not rise with every k, it is a site at which it rises above the tolerance, perhaps not the first.
 
     Args:
-        model, snn, batches, T, schedule, forward, max_batches: as for ``explain``.
+        model, snn, batches, T, schedule, encoding, forward, max_batches: as for ``explain``.
         tolerance: of the squared error of the output, in parts of the ANN's squared output.
 
     >>> from torch import nn
@@ -70,36 +71,40 @@ def first_fault(
     ('1__if0', True, 2)
     """
     wave: Any = schedule
-    study = studied(model, snn, batches=batches, T=T, wave=wave, delay=0, forward=forward, limit=max_batches,
-                    where="first_fault")  # fmt: skip
+    study = studied(model, snn, batches=batches, T=T, wave=wave, delay=0, encoding=encoding, forward=forward,
+                    limit=max_batches, where="first_fault")  # fmt: skip
     names = list(study.between.places)
+
+    def spiking(count: int) -> float:
+        kept = names[count:]
+        between: Between = study.between.kept(kept) if kept else study.between
+        return _error(study, lambda sample: between.run(sample.shown))
+
     with torch.no_grad():
-        errors = {len(names): _error(study, names, names)}
-        if errors[len(names)] <= tolerance:
+        whole = spiking(len(names))
+        if whole <= tolerance:
             return None
-        errors[0] = _error(study, [], names)
-        if errors[0] > tolerance:
-            return Fault(_first_layer(study), errors[0], 0.0, len(errors))
-        low, high = 0, len(names)
-        while high - low > 1:
-            middle = (low + high) // 2
-            errors[middle] = _error(study, names[:middle], names)
-            low, high = (middle, high) if errors[middle] <= tolerance else (low, middle)
-    return Fault(study.between.places[names[high - 1]].name, errors[high], errors[low], len(errors))
+        with encoding.undrawn():
+            weights = _error(study, lambda sample: study.between.standing(sample.snn, Place.ann)[0])
+            if weights > tolerance:
+                return Fault(_first_layer(study), weights, 0.0, 2)
+            none = weights if encoding.is_constant else spiking(0)
+            if none > tolerance:
+                return Fault("encoding", none, weights, 3)
+            errors = {0: none, len(names): whole}
+            low, high = 0, len(names)
+            while high - low > 1:
+                middle = (low + high) // 2
+                errors[middle] = spiking(middle)
+                low, high = (middle, high) if errors[middle] <= tolerance else (low, middle)
+    runs = len(errors) + (not encoding.is_constant)
+    return Fault(study.between.places[names[high - 1]].name, errors[high], errors[low], runs)
 
 
-def _error(study: Study, spiking: Collection[str], names: Collection[str]) -> float:
-    """The error with some sites spiking and the ANN at the others."""
-    kept = set(names) - set(spiking)
-    between: Between = study.between.kept(kept) if kept and spiking else study.between
+def _error(study: Study, run: Callable[[Sample], Any]) -> float:
+    """The error of a network."""
     sums = Outputs()
-
-    def add(sample: Sample) -> None:
-        y, _ = study.answer(sample.model)
-        found = between.run(sample.snn) if spiking else between.standing(sample.snn, Place.ann)[0]
-        sums.add(found, y, None, sample.number)
-
-    study.each(add)
+    study.each(lambda sample: sums.add(run(sample), study.answer(sample.model)[0], None, sample.number))
     return sums.score.error
 
 

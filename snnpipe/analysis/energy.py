@@ -102,7 +102,7 @@ def account(
     with torch.no_grad(), explained(given, snn):
         presented = []
         for clock in Wave(1).clocks(snn.code, T):
-            now = given | {name: encoded(given[name], encode, clock) for name in moving} if encode else given
+            now = encoded(given, moving, encode, clock) if encode else given
             check_shapes(now, snn.graph)
             presented.append((clock, now))
         plan = [node for node in lifted if node.op == "input" or node.name in before]

@@ -84,7 +84,8 @@ def evaluate(
         metric: ``metric(output, labels)`` says instead how good the outputs are, a number for each sample, (B,).
         labels: ``labels(batch)``, where the labels are elsewhere.
         forward: ``forward(model, batch)`` calls the model once, as for ``calibrate``; it needs ``labels`` too.
-        encoding, schedule, delay: as the network takes them.  Of a wave there is a readout after each chunk.
+        encoding, schedule, delay: as the network takes them.  Of a wave there is a readout after each chunk.  Of
+            ``events()`` the batches are sequences (T, B, ...), and the ANN is given what they decode to.
         until: also what samples say that stop by this rule, ``confident(0.9)``; all run to the end, for the readouts.
         confidence: of the intervals.
         max_batches: stop after so many.
@@ -116,7 +117,8 @@ def evaluate(
     counter = Counter()
     run = Pass(counter.twin(snn), counter, wave, T, delay, encoding, until, ann, Scorer(top, metric))  # type: ignore[arg-type]
     mine = Totals()
-    reader = Reader("evaluate", snn.graph, snn.weights, forward)
+    reader = Reader("evaluate", snn.graph, snn.weights, forward, timed=encoding.is_events)
+    once = encoding if encoding.is_events else constant()
 
     def read(number: int, batch: Any) -> None:
         nonlocal mine
@@ -124,7 +126,9 @@ def evaluate(
 
         def one(given: dict[str, Any]) -> Any:
             found.append(given)
-            return None if forward is None else snn(*(given[node["name"]] for node in snn.graph.inputs), T=1)
+            return None if forward is None else snn(
+                *(given[node["name"]] for node in snn.graph.inputs), T=1, encoding=once
+            )  # fmt: skip
 
         reader.hand(batch, number, one)
         if len(found) > 1:

@@ -17,10 +17,10 @@ from snnpipe.analysis.study import Study, studied
 from snnpipe.analysis.trial import tried
 from snnpipe.checks import takes
 from snnpipe.errors import InputError
-from snnpipe.ops.lift import graded_units
 from snnpipe.options import FLAG, RUN, instance, optional
 from snnpipe.recipe import MODEL_OR_STATE, Converted
 from snnpipe.runtime.batches import Forward
+from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import DELAY
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.batches import BATCHES, MAX_BATCHES
@@ -36,11 +36,12 @@ CONVERTED = optional(
 
 
 @takes(InputError, model=MODEL_OR_STATE, snn=CONVERTED, batches=BATCHES, T=optional(RUN), schedule=SCHEDULE,
-       delay=DELAY, try_advice=FLAG, max_batches=MAX_BATCHES, progress=FLAG)  # fmt: skip
+       delay=DELAY, encoding=ENCODING, try_advice=FLAG, max_batches=MAX_BATCHES, progress=FLAG)  # fmt: skip
 def explain(
     model: nn.Module | ConversionState, snn: SpikingNetwork | Converted | None = None, *, batches: Iterable[Any],
-    T: int | None = None, schedule: Wave | str = STEP, delay: int = 0, try_advice: bool = False,
-    forward: Forward | None = None, max_batches: int | None = None, progress: bool = False,
+    T: int | None = None, schedule: Wave | str = STEP, delay: int = 0,
+    encoding: Encoding = constant(), try_advice: bool = False, forward: Forward | None = None,
+    max_batches: int | None = None, progress: bool = False,
 ) -> Explanation:  # fmt: skip
     r"""Split the error of a converted network by cause and by layer, and say what mends it; nothing is changed.
 
@@ -50,7 +51,8 @@ def explain(
     2. activations clipped at the most that each neuron can say in T steps (*clipping*);
     3. the layer schedule, in which every neuron knows all its input before it fires (*resolution*);
     4. the schedule asked for (*unevenness*: events that later ones do not bear out);
-    5. the readout asked for, where it leaves steps out (*readout*).
+    5. the encoding asked for, where the input is not a constant current (*encoding*);
+    6. the readout asked for, where it leaves steps out (*readout*).
 
     A cause is what the step to its network adds to the squared error of the output,
     :math:`|\hat y_k - y|^2 / |y|^2 - |\hat y_{k-1} - y|^2 / |y|^2`; it may be negative.  The sum is the whole error.
@@ -61,16 +63,20 @@ def explain(
             converted with the default of every stage, calibrated on the batches.
         batches: as for ``calibrate``; where a batch is ``(x, labels)``, labels (B,) whole numbers, and the outputs are
             scores (B, classes), accuracies are told too.
-        T, schedule, delay: as ``snn(x, T=, schedule=, delay=)`` takes them.
+        T, schedule, delay, encoding: as ``snn(x, T=, schedule=, delay=, encoding=)`` takes them.  Of ``events()`` the
+            batches are sequences (T, B, ...), and the ANN is given what they decode to.  Of random events all networks
+            see the same, and a generator is where one run on each batch leaves it.
         try_advice: take the advice of every finding and measure what it leaves of the error.  Batches are read anew.
         forward: as for ``calibrate``.
         max_batches: read no more than so many.
         progress: show a progress bar.
 
-    Cost: three runs of the ANN, two of the network and one of the ANN for each site, on every batch.
+    What sites do alone is measured on constant currents.  Cost: three runs of the ANN, three of the network and one of
+    the ANN for each site, on every batch; an encoding and a delayed readout are one more of the network each.
 
     Raises:
-        InputError: no T, inputs that are not the model's, or NaN or infinity in an output.
+        InputError: no T, inputs that are not the model's, NaN or infinity in an output, or events that cannot be had a
+            second time.
 
     >>> import snnpipe
     >>> _ = torch.manual_seed(0)
@@ -84,18 +90,19 @@ def explain(
     ('resolution', 'T=8')
     """
     wave: Any = schedule
-    study = studied(model, snn, batches=batches, T=T, wave=wave, delay=delay, forward=forward, limit=max_batches,
-                    where="explain")  # fmt: skip
+    study = studied(model, snn, batches=batches, T=T, wave=wave, delay=delay, encoding=encoding, forward=forward,
+                    limit=max_batches, where="explain")  # fmt: skip
     with torch.no_grad():
         found = explained(study, progress)
-        return tried(study, found) if try_advice else found
+        with encoding.undrawn():
+            return tried(study, found) if try_advice else found
 
 
 def explained(study: Study, progress: bool = False) -> Explanation:
     """The explanation, before any advice is tried."""
     between, ledger = study.between, Ledger(study)
     study.each(ledger.add, progress)
-    first, last = ledger.scores[0], ledger.scores[-1]
+    first, *_, last = ledger.scores
     found = Explanation(
         T=between.T,
         schedule=str(between.wave),
@@ -105,8 +112,9 @@ def explained(study: Study, progress: bool = False) -> Explanation:
         agreement=last.agreement,
         causes=ledger.causes(),
         sites=ledger.errors(),
-        graded=tuple(node.path for node in graded_units(between.snn.graph, temporal_inputs=False)),
+        graded=ledger.operators(),
         samples=ledger.samples,
+        encoding=study.encoding.name,
     )
     return attrs.evolve(found, findings=findings(_facts(study, ledger, found)))
 
@@ -135,6 +143,7 @@ def _situation(study: Study) -> Situation:
         T=between.T,
         schedule=str(between.wave),
         delay=study.delay,
+        encoding=study.encoding,
         neurons=tuple(place.module.neuron for place in between.places.values()),
         code=repr(between.snn.code),
         instrumented=next((text for text in between.snn.made if text.startswith("instrument(rules")), ""),

@@ -9,7 +9,10 @@ import math
 
 import attrs
 
+from snnpipe.analysis.joint import Joint
+from snnpipe.analysis.page.why import GRADED, why
 from snnpipe.analysis.tables import aligned
+from snnpipe.markup.style import piece
 
 
 @attrs.frozen
@@ -17,7 +20,7 @@ class Cause:
     """What one step from the ANN to the spiking network changes; the steps add up to the whole.
 
     Attributes:
-        name: ``weights``, ``clipping``, ``resolution``, ``unevenness`` or ``readout``.
+        name: ``weights``, ``clipping``, ``resolution``, ``unevenness``, ``encoding`` or ``readout``.
         error: by how much the squared error of the output rises, in parts of the ANN's squared output.
         accuracy: by how many points the share of right answers rises, ``None`` without labels.
         agreement: by how many points the share of the ANN's answers rises, ``None`` where outputs are no classes.
@@ -36,7 +39,7 @@ class SiteError:
     Attributes:
         site: the neuron's name, as in ``snn.neurons()``.
         path: the name of the activation's node in the graph.
-        op: the ANN operator it stands for.
+        op: the ANN operator it stands for; of a value that is made events, which: ``input x``, ``value of linear``.
         isolated: squared error of the output, in parts of the ANN's, with this site alone spiking, all others the ANN.
         accumulated: squared error of what the site decodes to while all sites spike, in parts of the ANN's activation.
         correlation: between that and the ANN's activation.
@@ -46,6 +49,7 @@ class SiteError:
         reach: the most its thresholds let the neuron say over the largest activation, the median over channels.
         rate: spikes per neuron and step.
         neuron: the neuron.
+        joint: how often what it decodes to goes with which activation of the ANN; left out of all texts.
     """
 
     site: str
@@ -60,6 +64,26 @@ class SiteError:
     reach: float
     rate: float
     neuron: str
+    joint: Joint | None = attrs.field(default=None, repr=False, metadata={"drawn": True})
+
+
+@attrs.frozen
+class GradedOperator:
+    """An operator between neurons that is not linear; it is run on what its operands decode to, and sends floats.
+
+    By the law it computes what the ANN does of what it is given: it adds no error of its own.
+
+    Attributes:
+        path: the name of its node in the graph.
+        op: the operator.
+        isolated: squared error of what it computes through all steps with no site spiking, in parts of the ANN's.
+        accumulated: the same while all sites spike: what it makes of their errors.
+    """
+
+    path: str
+    op: str
+    isolated: float
+    accumulated: float
 
 
 @attrs.frozen
@@ -97,8 +121,9 @@ class Explanation:
         causes: in the order of the networks between the ANN and the spiking one.
         sites: in the order of the graph.
         findings: what is wrong, the gravest first.
-        graded: operators between neurons that are not linear: they send floats, and add no error of their own.
+        graded: operators between neurons that are not linear, in the order of the graph.
         samples: how many samples were looked at.
+        encoding: of the input, by name.
     """
 
     T: int
@@ -110,16 +135,20 @@ class Explanation:
     causes: tuple[Cause, ...]
     sites: tuple[SiteError, ...]
     findings: tuple[Finding, ...] = ()
-    graded: tuple[str, ...] = ()
+    graded: tuple[GradedOperator, ...] = ()
     samples: int = 0
+    encoding: str = "constant"
 
     def __str__(self) -> str:
-        blocks = [self._head(), _causes(self), _sites(self.sites), _findings(self.findings)]
-        blocks += [[f"graded operators, exact but floats: {', '.join(self.graded)}"]] * bool(self.graded)
+        blocks = [self._head(), _causes(self), _sites(self.sites), _graded(self.graded), _findings(self.findings)]
         return "\n\n".join("\n".join(block) for block in blocks if block)
 
+    def _repr_html_(self) -> str:
+        return piece(*why(self))
+
     def _head(self) -> list[str]:
-        how = f"T = {self.T}, schedule {self.schedule}, {self.samples} samples"
+        shown = f", {self.encoding} input" * (self.encoding != "constant")
+        how = f"T = {self.T}, schedule {self.schedule}{shown}, {self.samples} samples"
         said = []
         if self.accuracy_ann is not None and self.accuracy_snn is not None:
             said.append(f"accuracy {self.accuracy_ann:.2f} % (ANN), {self.accuracy_snn:.2f} % (SNN)")
@@ -142,6 +171,7 @@ _MEANS = {
     "clipping": "activations beyond what a neuron can say",
     "resolution": "too few levels in T steps",
     "unevenness": "events that came too early or too late",
+    "encoding": "the input as events, not as a constant current",
     "readout": "steps left out of the readout",
 }
 
@@ -161,13 +191,21 @@ def _causes(found: Explanation) -> list[str]:
 def _sites(sites: tuple[SiteError, ...]) -> list[str]:
     if not sites:
         return []
-    rows = [("site", "alone", "here", "correlation", "dead", "clipped", "reach", "rate", "neuron")]
+    rows = [("site", "for", "alone", "here", "correlation", "dead", "clipped", "reach", "rate", "neuron")]
     rows += [
-        (s.site, _percent(s.isolated), _percent(s.accumulated), f"{s.correlation:.3f}", _percent(s.dead),
+        (s.site, s.op, _percent(s.isolated), _percent(s.accumulated), f"{s.correlation:.3f}", _percent(s.dead),
          _percent(s.saturated), f"{s.reach:.2g}", f"{s.rate:.3g}", s.neuron)
         for s in sites
     ]  # fmt: skip
-    return aligned(rows, left=1, right=1)
+    return aligned(rows, left=2, right=1)
+
+
+def _graded(operators: tuple[GradedOperator, ...]) -> list[str]:
+    if not operators:
+        return []
+    rows = [("graded operator", "for", "alone", "here")]
+    rows += [(one.path, one.op, _percent(one.isolated), _percent(one.accumulated)) for one in operators]
+    return [*aligned(rows, left=2), GRADED]
 
 
 def _findings(findings: tuple[Finding, ...]) -> list[str]:

@@ -244,6 +244,15 @@ def clipping(facts: Facts) -> Iterator[tuple[float, Finding]]:
         yield 0.4 * share, Finding("clipping", "", what, remedies.higher(facts.situation))
 
 
+def encoding(facts: Facts) -> Iterator[tuple[float, Finding]]:
+    """The input comes as events."""
+    share = facts.share(facts.cause("encoding"))
+    if facts.cause("encoding") > TOLERABLE:
+        name = facts.situation.encoding.name
+        what = f"the input as events ({name}), not as a constant current: {100 * share:.3g} % of the error"
+        yield 0.4 * share, Finding("encoding", "", what, remedies.steady(facts.situation))
+
+
 def late(facts: Facts) -> Iterator[tuple[float, Finding]]:
     """The readout leaves out too much."""
     share = facts.share(facts.cause("readout"))
@@ -255,7 +264,7 @@ def late(facts: Facts) -> Iterator[tuple[float, Finding]]:
 
 #: What ``explain`` looks for.
 RULES: tuple[Rule, ...] = (
-    stale, weights, data, axes, thresholds, dead, resets, one_site, steps, early, clipping, late,
+    stale, weights, data, axes, thresholds, dead, resets, one_site, steps, early, clipping, encoding, late,
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ Knows how samples are taken out of batches; which networks, and on how many samp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -21,10 +21,13 @@ from snnpipe.kernels.codebook import UNITS
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.recipe import Converted
 from snnpipe.runtime.batches import Reader
+from snnpipe.runtime.depth import depth
 from snnpipe.runtime.inputs import TORCH_SAYS
+from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.to_snn import to_module
 from snnpipe.stages.together import ALONE, Together
 from snnpipe.state import ConversionState
+from snnpipe.waves import Wave
 
 #: Samples the prices are counted on.
 SAMPLES = 8
@@ -92,19 +95,37 @@ class Judge:
         return samples, 100.0 * (right / samples), 100.0 * (alike / samples)
 
     def outcome(self, made: Converted, everyone: Together = ALONE) -> Outcome:
-        """What a network gets right, and at what price, with the data of all processes."""
-        _, accuracy, agreement = self.accuracy(self.classes(made), everyone)
-        return attrs.evolve(self.priced(made, everyone), accuracy=accuracy, agreement=agreement)
+        """What the network of a recipe gets right, and at what price, with the data of all processes."""
+        return self.ran(made.recipe.name, made.snn, made.T, made.recipe.schedule, made.run, everyone)
 
-    def priced(self, made: Converted, everyone: Together = ALONE) -> Outcome:
+    def ran(
+        self, name: str, snn: SpikingNetwork, T: int, wave: Wave, run: Mapping[str, Any], everyone: Together = ALONE
+    ) -> Outcome:
+        """The same of any network; ``run`` are the options it is called with."""
+        classes = _all([snn(*given, **run).argmax(1).cpu() for given in self.inputs])
+        _, accuracy, agreement = self.accuracy(classes, everyone)
+        return attrs.evolve(self._price(name, snn, T, wave, run, everyone), accuracy=accuracy, agreement=agreement)
+
+    def priced(self, made: Converted) -> Outcome:
         """At what price a network answers; what it gets right is not known."""
-        found = everyone.shares(_costs(made, self.inputs[0]) if self.inputs else None)
-        events, state, macs = next(costs for costs in found if costs is not None)
-        neurons = [module.neuron for module in made.snn.neurons().values()]
+        return self._price(made.recipe.name, made.snn, made.T, made.recipe.schedule, made.run, ALONE)
+
+    def _price(
+        self, name: str, snn: SpikingNetwork, T: int, wave: Wave, run: Mapping[str, Any], everyone: Together
+    ) -> Outcome:
+        """Counted on a few samples of the first process that has any."""
+
+        def costs() -> tuple[float, float, float]:
+            found = account(snn, *_first_samples(self.inputs[0]), T=run["T"], schedule=wave)
+            return found.per_neuron, sum(found.state.values()), found.mac
+
+        counted = everyone.shares(costs() if self.inputs else None)
+        events, state, macs = next(found for found in counted if found is not None)
+        neurons = [module.neuron for module in snn.neurons().values()]
         return Outcome(
-            made.recipe.name,
-            made.T,
-            made.latency,
+            name,
+            T,
+            wave.latency(run["T"], depth(snn.graph)),
             torch.nan,
             torch.nan,
             events,
@@ -188,12 +209,6 @@ def _classes(ann: nn.Module, given: tuple[Any, ...], where: str) -> Tensor:
 def _all(parts: Sequence[Tensor]) -> Tensor:
     """Classes of all samples, (N,); of none, too."""
     return torch.cat([torch.zeros(0, dtype=torch.int64), *parts])
-
-
-def _costs(made: Converted, inputs: tuple[Any, ...]) -> tuple[float, float, float]:
-    """The events per neuron, floats of state and multiplications, counted on a few samples of a batch."""
-    costs = account(made.snn, *_first_samples(inputs), T=made.steps, schedule=made.recipe.schedule)
-    return costs.per_neuron, sum(costs.state.values()), costs.mac
 
 
 def _taken(given: tuple[Any, ...], rows: Tensor, size: int) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from snnpipe.analysis.activity import SpikeCount
 from snnpipe.analysis.between import Place
 from snnpipe.analysis.explanation import SiteError
+from snnpipe.analysis.joint import JointCounts
 
 
 @attrs.define(eq=False)
@@ -20,6 +21,7 @@ class SiteSums:
         tops: the largest activation of each channel, (C,), by the axis that is taken for the channels'.
         can: the most the neuron can say, by channel.
         said: the largest decoded value, by channel.
+        joint: what it decodes to beside the activation.
     """
 
     place: Place
@@ -34,6 +36,7 @@ class SiteSums:
     tops: dict[int | None, Tensor] = attrs.field(factory=dict)
     can: Tensor = attrs.field(factory=lambda: torch.zeros(1))
     said: Tensor = attrs.field(factory=lambda: torch.zeros(1))
+    joint: JointCounts = attrs.field(factory=JointCounts)
 
     def add(self, z: Tensor, a: Tensor, found: Tensor, count: SpikeCount, T: int) -> None:
         """Take in one batch: current and activation of the ANN, what the neuron decodes to in the end, its spikes."""
@@ -44,6 +47,7 @@ class SiteSums:
         self.can = by_channel(freely.expand_as(a[:1] if a.ndim else a), axis)
         self.off += float((found.double() - a.double()).square().sum())
         self.whole += float(a.double().square().sum())
+        self.joint.add(a, found)
         x, y = a.double(), found.double()
         sums = [x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]
         self.moments += torch.stack(sums).cpu()
@@ -76,7 +80,7 @@ class SiteSums:
         return SiteError(
             site=self.place.name,
             path=node.path,
-            op=node["origin"].split(" at ")[0],
+            op=self.place.op,
             isolated=isolated,
             accumulated=self.off / (self.whole or 1.0),
             correlation=_correlation(self.moments, self.numbers),
@@ -86,6 +90,7 @@ class SiteSums:
             reach=float((self.can.expand_as(top)[alive] / top[alive]).median()) if bool(alive.any()) else float("inf"),
             rate=self.spikes / (self.chances or 1),
             neuron=str(node["neuron"]),
+            joint=self.joint.joint,
         )
 
 

@@ -43,6 +43,11 @@ class Outputs:
     def add(self, found: Any, wanted: Any, labels: Tensor | None, number: int) -> None:
         """Take in one batch: the outputs of a network, and those of the ANN."""
         for y, y0 in zip(floats(found), floats(wanted), strict=True):
+            if y.shape != y0.shape:
+                raise InputError(
+                    f"explain: the network's output is of shape {tuple(y.shape)} in batch {number}, the model's of "
+                    f"{tuple(y0.shape)}; give the model that the network was made of"
+                )
             self.squared += float((y.double() - y0.double()).square().sum())
             self.whole += float(y0.double().square().sum())
         if not self.squared + self.whole < float("inf"):

@@ -21,6 +21,7 @@ from snnpipe.runtime.batches import fitting
 from snnpipe.runtime.depth import depth
 from snnpipe.runtime.encoding import Encoding
 from snnpipe.runtime.ledger import Ledger, begun, said
+from snnpipe.runtime.meant import meant
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.until import Until
 from snnpipe.waves import Wave
@@ -87,12 +88,13 @@ class Pass:
         """Run the network on a batch, and score its readouts."""
         network, until = self.twin, self.until
         inputs = [given[node["name"]] for node in network.graph.inputs]
-        first = tensors(given)[0]
+        values = meant(given, network, self.encoding, self.T, "evaluate")
+        first = tensors(values)[0]
         count = first.shape[0] if first.ndim else 1
         theirs, right = None, None
         if self.ann is not None:
-            with fitting("evaluate", number, given, self.ann):
-                theirs = self.ann(*inputs)
+            with fitting("evaluate", number, values, self.ann):
+                theirs = self.ann(*(values[node["name"]] for node in network.graph.inputs))
             right = self.scorer.right(theirs, labels, count)
         self.counter.sent()
         sent, seconds, ends = 0.0, 0.0, [clock.t for clock in self.wave.clocks(network.code, self.T)]

@@ -11,6 +11,7 @@ import attrs
 
 from snnpipe.kernels.multilevel import cascade
 from snnpipe.kernels.neuron import Neuron, integrate_and_fire
+from snnpipe.runtime.encoding import Encoding, constant
 from snnpipe.text import written
 
 #: Against statistics of batch norms that are not those of the data; the network must be trained or measured anew.
@@ -22,7 +23,7 @@ class Situation:
     """How a network was made and is run.
 
     Attributes:
-        T, schedule, delay: of the run, the schedule as text.
+        T, schedule, delay, encoding: of the run, the schedule as text.
         neurons: of all sites.
         code: as text.
         instrumented: the stage that marked the sites, "" for the default ones.
@@ -37,6 +38,7 @@ class Situation:
     code: str
     instrumented: str = ""
     recipe: str = ""
+    encoding: Encoding = constant()
     rounded: bool = False
 
     @property
@@ -85,6 +87,11 @@ def longer(found: Situation) -> str:
 def waiting(found: Situation) -> str:
     """Layers that wait for half of the steps before them, or for all of so few."""
     return f"schedule=wave({found.T // 2})" if found.T >= 4 else 'schedule="layer"'
+
+
+def steady(found: Situation) -> str:
+    """A constant current; for events, layers that wait until all have come."""
+    return 'schedule="layer"' if found.encoding.is_events else "encoding=constant()"
 
 
 def undelayed(found: Situation) -> str:

@@ -17,6 +17,8 @@ from snnpipe.graph import Graph
 from snnpipe.ops.lift import has_neurons, unlift
 from snnpipe.recipe import Converted
 from snnpipe.runtime.batches import Forward, Reader
+from snnpipe.runtime.encoding import Encoding, constant
+from snnpipe.runtime.meant import Shown, check_replays, meant
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.runtime.standing import standing
 from snnpipe.stage import pipe
@@ -37,12 +39,16 @@ class Sample:
         number: which.
         model: the inputs of the model, by name.
         snn: those of the network, by name.
+        steady: the same as a constant current.
+        shown: what the network is shown in the run asked for.
         labels: ``labels(outputs)``, (B,), ``None`` where there are none.
     """
 
     number: int
     model: Mapping[str, Any]
     snn: Mapping[str, Any]
+    steady: Shown
+    shown: Shown
     labels: Callable[[Any], Tensor | None]
 
 
@@ -55,6 +61,7 @@ class Study:
         root: the module that holds its tensors.
         between: the networks between it and the spiking one.
         delay: first steps that the readout leaves out.
+        encoding: how the input is turned into events, and what sets it back to where it began.
         batches, forward, limit: the data, how they are read, and how many of them.
         recipe: by which the network was made, as text.
         where: the function that was called.
@@ -64,6 +71,8 @@ class Study:
     root: nn.Module
     between: Between
     delay: int
+    encoding: Encoding
+    back: Callable[[], None]
     batches: Iterable[Any]
     forward: Forward | None
     limit: int | None
@@ -76,7 +85,9 @@ class Study:
         return unlift(self.state.graph)
 
     def each(self, to: Callable[[Sample], None], progress: bool = False) -> None:
-        """Hand every batch to ``to``."""
+        """Hand every batch to ``to``; each pass over the data sees the same events."""
+        self.back()
+        between, encoding = self.between, self.encoding
         seen: list[Any] = [None]
 
         def remembering() -> Iterator[Any]:
@@ -84,16 +95,23 @@ class Study:
                 seen[0] = batch
                 yield batch
 
-        theirs = [node["name"] for node in self.between.snn.graph.inputs]
+        names = [node["name"] for node in self.graph.inputs]
+        theirs = [node["name"] for node in between.snn.graph.inputs]
 
         def read(number: int, given: dict[str, Any]) -> Any:
-            own = [given[node["name"]] for node in self.graph.inputs]
+            sent = {name: given[own] for name, own in zip(theirs, names, strict=True)}
+            values = meant(sent, between.snn, encoding, between.T, self.where)
+            if number == 0:
+                check_replays(sent, between.snn, encoding, between.T, self.where)
             batch = seen[0] if self.forward is None else None
-            labels = partial(labels_in, batch, len(own))
-            to(Sample(number, given, dict(zip(theirs, own, strict=True)), labels))
-            return None if self.forward is None else self.answer(given)[0]
+            labels = partial(labels_in, batch, len(names))
+            model = dict(zip(names, values.values(), strict=True))
+            steady = Shown(values)
+            shown = steady if encoding.is_constant else Shown(sent, encoding, encoding.bookmark())
+            to(Sample(number, model, values, steady, shown, labels))
+            return None if self.forward is None else self.answer(model)[0]
 
-        reader = Reader(self.where, self.graph, self.root, self.forward)
+        reader = Reader(self.where, self.graph, self.root, self.forward, timed=encoding.is_events)
         reader.each(remembering(), read, self.limit, progress)
 
     def answer(self, given: Mapping[str, Any], watched: Collection[str] = ()) -> tuple[Any, dict[str, Tensor]]:
@@ -106,7 +124,8 @@ class Study:
 
 def studied(
     model: nn.Module | ConversionState, snn: SpikingNetwork | Converted | None, *, batches: Iterable[Any],
-    T: int | None, wave: Wave, delay: int, forward: Forward | None, limit: int | None, where: str,
+    T: int | None, wave: Wave, delay: int, encoding: Encoding = constant(), forward: Forward | None,
+    limit: int | None, where: str,
 ) -> Study:  # fmt: skip
     """What a function was given, as a study; without a network the model is converted with the defaults.
 
@@ -130,12 +149,12 @@ def studied(
             "model that the network was made of"
         )
     root = module_tree(graph, detached(state.params))
-    return Study(
-        state, root, Between(network, T, wave, _own(state, network)), delay, batches, forward, limit, recipe, where
-    )
+    between = Between(network, T, wave, _own(state, network))
+    back = encoding.bookmark()
+    return Study(state, root, between, delay, encoding, back, batches, forward, limit, recipe, where)
 
 
 def _own(state: ConversionState, network: SpikingNetwork) -> dict[str, Callable[[Tensor], Tensor]]:
     """The model's own activations, where currents are of the model's scale."""
     scaled = any(event.stage == "absorb" for event in network.history)
-    return {} if scaled or has_neurons(state.graph) or state.code is not None else own_activations(state)
+    return {} if scaled or has_neurons(state.graph) or state.code is not None else own_activations(state, network.graph)

@@ -21,6 +21,9 @@ from snnpipe.analysis.tables import aligned
 from snnpipe.checks import takes
 from snnpipe.errors import InputError, StageError
 from snnpipe.frozen import EMPTY, FrozenMap
+from snnpipe.markup.style import piece
+from snnpipe.markup.tables import table
+from snnpipe.markup.tags import tag
 from snnpipe.options import FLAG, POSITIVE, WHOLE, number, optional, whole
 from snnpipe.recipe import MODEL_OR_STATE, Recipe
 from snnpipe.runtime.batches import Forward
@@ -84,21 +87,34 @@ class Suggestions:
     refused: FrozenMap[str, str] = EMPTY
 
     def __str__(self) -> str:
-        rows = [("", "latency", "wires", "events", "accuracy %", f"{100 * self.confidence:g} % interval", "write")]
+        lines = [self._head(), *aligned(self._rows(), left=1, right=1), *self._notes()]
+        lines += [f"left out (see refused): {', '.join(self.refused)}"] * bool(self.refused)
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        notes = [tag("p", note, class_="note") for note in (*self._notes(), *map(": ".join, self.refused.items()))]
+        enough = [k for k, one in enumerate(self.found) if one.enough]
+        return piece(tag("p", self._head()), table(self._rows(), label="pipelines", words=1, strong=enough), *notes)
+
+    def _head(self) -> str:
+        return (
+            f"ANN: {self.ann:.2f} % of {self.samples} samples; wanted {self.wanted:.2f} %; {self.tried} pipelines tried"
+        )
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        head = f"{100 * self.confidence:g} % interval"
+        rows: list[tuple[str, ...]] = [("", "latency", "wires", "events", "accuracy %", head, "write")]
         rows += [
             ("+" if one.enough else "-", str(one.outcome.latency), str(one.outcome.wires), f"{one.outcome.events:.2f}",
              f"{one.accuracy.mean:.2f}", f"{one.accuracy.low:.2f}..{one.accuracy.high:.2f}", one.call)
             for one in self.found
         ]  # fmt: skip
-        head = (
-            f"ANN: {self.ann:.2f} % of {self.samples} samples; wanted {self.wanted:.2f} %; {self.tried} pipelines tried"
-        )
-        lines = [head, *aligned(rows, left=1, right=1)]
-        lines += [f"{len(self.dropped)} more could not be on this list (see dropped)"] * bool(self.dropped)
+        return rows
+
+    def _notes(self) -> list[str]:
+        kept = [f"{len(self.dropped)} more could not be on this list (see dropped)"] * bool(self.dropped)
         more = f"no time for {len(self.left)} more; give it seconds=..., or recipes=... and T=... to choose among"
-        lines += [more] * bool(self.left)
-        lines += [f"left out (see refused): {', '.join(self.refused)}"] * bool(self.refused)
-        return "\n".join(lines)
+        return [*kept, *[more] * bool(self.left)]
 
 
 @takes(InputError, model=MODEL_OR_STATE, batches=BATCHES, data=DATA, accuracy=_SHARE, latency=optional(WHOLE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -21,10 +21,11 @@ from snnpipe.frozen import EMPTY, FrozenMap, leaves
 from snnpipe.markup.style import piece
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import more, tag
-from snnpipe.options import FLAG, PATH, STEPS, several
-from snnpipe.recipe import MODEL_OR_STATE, Converted, Recipe
+from snnpipe.options import FLAG, MAPPING, PATH, STEPS, several
+from snnpipe.recipe import MODEL_OR_STATE, Recipe
 from snnpipe.recipes import named
 from snnpipe.runtime.batches import Forward
+from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.stage import pipe
 from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.fingerprint import fingerprint, of_state
@@ -32,6 +33,7 @@ from snnpipe.stages.fuse import fuse
 from snnpipe.stages.together import GROUP, Together
 from snnpipe.stages.trace import trace
 from snnpipe.state import ConversionState
+from snnpipe.waves import STEP
 
 
 @attrs.frozen
@@ -119,16 +121,17 @@ TIMES = several(STEPS, "numbers of steps")
 
 
 @takes(
-    InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=SHARD, T=TIMES, progress=FLAG,
-    group=GROUP,
+    InputError, model=MODEL_OR_STATE, recipes=RECIPES_ASKED, batches=BATCHES, data=SHARD, T=TIMES, networks=MAPPING,
+    progress=FLAG, group=GROUP,
 )  # fmt: skip
 def sweep(
     model: nn.Module | ConversionState,
-    recipes: Iterable[Recipe | str],
+    recipes: Iterable[Recipe | str] = (),
     *,
     batches: Iterable[Any],
     data: Sequence[tuple[Any, Tensor]],
     T: Sequence[int] = (1, 2, 4, 8),
+    networks: Mapping[str, SpikingNetwork] = EMPTY,
     forward: Forward | None = None,
     progress: bool = False,
     group: Any = ...,
@@ -144,6 +147,7 @@ def sweep(
         data: batches ``(x, labels)``, labels (B,) of class indices; the prices are counted on the first few samples.  x
             is a batch as ``calibrate`` takes it: of several inputs, a tuple or a dictionary.
         T: for which numbers of steps; each gets a network of its own, for thresholds may depend on it.
+        networks: converted ones by name, run for each T on the schedule ``"step"`` beside those of the recipes.
         forward: how ``batches`` are read, as for ``calibrate``.
         progress: show a progress bar.
         group: processes that sweep the same network, as for ``calibrate``, each with its own ``batches`` and ``data``,
@@ -156,6 +160,9 @@ def sweep(
     >>> [(outcome.recipe, outcome.T, outcome.accuracy) for outcome in found.outcomes][-1]
     ('snm', 32, 100.0)
     """
+    recipes = list(recipes)
+    if not recipes and not networks:
+        raise InputError('sweep: there is nothing to compare; write sweep(model, ["opi", "snm"], ...), networks={...}')
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     if group is ...:
         DATA.hold(data, "data", "sweep", InputError)
@@ -167,16 +174,22 @@ def sweep(
         jobs = [(recipe, steps) for recipe in recipes for steps in T]
         outcomes: list[Outcome] = []
         refused: dict[str, str] = {}
+        for name, given in networks.items():
+            snn: SpikingNetwork = NETWORK.hold(given, f"networks[{name!r}]", "sweep", InputError)
+            for steps in T:
+                run: FrozenMap[str, Any] = FrozenMap(T=steps)
+                with Together(group, "sweep", partial(_same, snn, run)) as everyone:
+                    outcomes.append(judge.ran(name, snn, steps, STEP, run, everyone))
         for recipe, steps in tqdm(jobs, "sweep", leave=False, disable=not progress):
             try:
                 made = recipe(state, batches, T=steps, forward=forward, group=group)
-                with Together(group, "sweep", partial(_same, made)) as everyone:
+                with Together(group, "sweep", partial(_same, made.snn, made.run)) as everyone:
                     outcomes.append(judge.outcome(made, everyone))
             except StageError as error:
                 refused[recipe.name] = str(error)
     return Sweep(tuple(outcomes), ann, samples, FrozenMap(refused))
 
 
-def _same(made: Converted) -> str:
+def _same(snn: SpikingNetwork, run: Mapping[str, Any]) -> str:
     """What must be equal in all processes: the network and how it runs."""
-    return fingerprint(f"{made.snn.graph};{made.recipe!r};{made.run}", made.snn.state_dict())
+    return fingerprint(f"{snn.graph};{run}", snn.state_dict())

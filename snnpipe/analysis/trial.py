@@ -18,7 +18,7 @@ from snnpipe.stages.prefix import read_by_name
 from snnpipe.waves import SCHEDULE
 
 #: The options of a run that advice may name.
-_OPTIONS = ("T", "schedule", "delay")
+_OPTIONS = ("T", "schedule", "delay", "encoding")
 
 
 def tried(study: Study, found: Explanation) -> Explanation:
@@ -50,7 +50,7 @@ def output_error(study: Study) -> float:
 
     def add(sample: Sample) -> None:
         y, _ = study.answer(sample.model)
-        sums.add(study.between.run(sample.snn, delay=study.delay), y, None, sample.number)
+        sums.add(study.between.run(sample.shown, delay=study.delay), y, None, sample.number)
 
     study.each(add)
     return sums.score.error
@@ -64,6 +64,8 @@ def advised(study: Study, advice: str) -> Study | None:
         given: Any = parse(value)
         if name == "delay":
             return attrs.evolve(study, delay=given)
+        if name == "encoding":
+            return attrs.evolve(study, encoding=given, back=given.bookmark())
         T, wave = (given, between.wave) if name == "T" else (between.T, SCHEDULE.accept(given))
         return attrs.evolve(study, between=attrs.evolve(between, T=T, wave=wave))
     if has_neurons(study.state.graph) or study.state.code is not None:

@@ -16,6 +16,7 @@ from snnpipe.frozen import EMPTY
 from snnpipe.options import RUN, number, optional
 from snnpipe.recipe import MODEL_OR_STATE, Converted
 from snnpipe.runtime.batches import Forward
+from snnpipe.runtime.encoding import ENCODING, Encoding, constant
 from snnpipe.runtime.inputs import DELAY
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.stages.batches import BATCHES, MAX_BATCHES
@@ -24,7 +25,7 @@ from snnpipe.waves import SCHEDULE, STEP, Wave
 
 _SHARE = number("is a share of at least 0", lambda value: 0 <= value < float("inf"))
 _PERCENT = number("is a percentage between 0 and 100", lambda value: 0 <= value <= 100)
-_CAUSES = ("weights", "clipping", "resolution", "unevenness", "readout")
+_CAUSES = ("weights", "clipping", "resolution", "unevenness", "encoding", "readout")
 
 
 def _by_cause(value: Any) -> dict[str, float]:
@@ -37,20 +38,21 @@ _TOLERANCES = Check(f"is a dictionary of shares by cause ({', '.join(_CAUSES)})"
 
 
 @takes(InputError, model=MODEL_OR_STATE, snn=CONVERTED, batches=BATCHES, T=optional(RUN), schedule=SCHEDULE,
-       delay=DELAY, error=optional(_SHARE), agreement=optional(_PERCENT), accuracy=optional(_PERCENT),
-       drop=optional(_PERCENT), causes=_TOLERANCES, isolated=optional(_SHARE), dead=optional(_SHARE),
-       saturated=optional(_SHARE), max_batches=MAX_BATCHES)  # fmt: skip
+       delay=DELAY, encoding=ENCODING, error=optional(_SHARE), agreement=optional(_PERCENT),
+       accuracy=optional(_PERCENT), drop=optional(_PERCENT), causes=_TOLERANCES, isolated=optional(_SHARE),
+       dead=optional(_SHARE), saturated=optional(_SHARE), max_batches=MAX_BATCHES)  # fmt: skip
 def verify(
     model: nn.Module | ConversionState, snn: SpikingNetwork | Converted | None = None, *, batches: Iterable[Any],
-    T: int | None = None, schedule: Wave | str = STEP, delay: int = 0, error: float | None = None,
-    agreement: float | None = None, accuracy: float | None = None, drop: float | None = None,
-    causes: Mapping[str, float] = EMPTY, isolated: float | None = None, dead: float | None = None,
-    saturated: float | None = None, forward: Forward | None = None, max_batches: int | None = None,
+    T: int | None = None, schedule: Wave | str = STEP, delay: int = 0,
+    encoding: Encoding = constant(), error: float | None = None, agreement: float | None = None,
+    accuracy: float | None = None, drop: float | None = None, causes: Mapping[str, float] = EMPTY,
+    isolated: float | None = None, dead: float | None = None, saturated: float | None = None,
+    forward: Forward | None = None, max_batches: int | None = None,
 ) -> Explanation:  # fmt: skip
     """Hold a converted network against tolerances, for tests; it and the model are unchanged.
 
     Args:
-        model, snn, batches, T, schedule, delay, forward, max_batches: as for ``explain``.
+        model, snn, batches, T, schedule, delay, encoding, forward, max_batches: as for ``explain``.
         error: the largest squared error of the output, in parts of the ANN's squared output.
         agreement: the least percentage of the ANN's answers.
         accuracy, drop: the least percentage of right answers, and by how many points it may be below the ANN's; the
@@ -78,8 +80,8 @@ def verify(
     asked = (error, agreement, accuracy, drop, causes or None, isolated, dead, saturated)
     if all(one is None for one in asked):
         raise InputError("verify: there is nothing to hold; write verify(model, snn, ..., error=0.01, agreement=99)")
-    found = explain(model, snn, batches=batches, T=T, schedule=schedule, delay=delay, forward=forward,
-                    max_batches=max_batches)  # fmt: skip
+    found = explain(model, snn, batches=batches, T=T, schedule=schedule, delay=delay, encoding=encoding,
+                    forward=forward, max_batches=max_batches)  # fmt: skip
     problems = [
         *_most("output", "error", found.error, error),
         *_least("output", "agreement", found.agreement, agreement),

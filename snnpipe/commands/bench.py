@@ -14,6 +14,7 @@ from tqdm import tqdm
 from snnpipe.analysis.energy import account, latency
 from snnpipe.commands.command import Answer, Command
 from snnpipe.commands.data import data_options, example
+from snnpipe.commands.devices import device_option
 from snnpipe.commands.parser import Parser, whole
 from snnpipe.commands.plain import plain
 from snnpipe.commands.runs import run_of, run_options
@@ -25,6 +26,7 @@ def _arguments(parser: Parser) -> None:
     subject_argument(parser, "file")
     run_options(parser)
     parser.add_argument("--repeat", type=whole(1, 10_000), default=5, help="timed runs, after one that is not (5)")
+    device_option(parser)
     data_options(parser, shape=True)
 
 

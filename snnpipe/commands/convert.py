@@ -7,6 +7,7 @@ from argparse import Namespace
 from snnpipe.commands.command import Answer, Command, UsageError
 from snnpipe.commands.data import batches, data_options
 from snnpipe.commands.described import described
+from snnpipe.commands.devices import device_option
 from snnpipe.commands.parser import Parser, new_file
 from snnpipe.commands.plans import carried_out, plan_options
 from snnpipe.commands.subjects import subject, subject_argument
@@ -18,6 +19,7 @@ from snnpipe.runtime.network import SpikingNetwork
 def _arguments(parser: Parser) -> None:
     subject_argument(parser)
     plan_options(parser)
+    device_option(parser)
     data_options(parser)
     parser.add_argument("--out", type=new_file(".safetensors"), required=True, help="where to, .safetensors")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from snnpipe.commands.archives import archive
 from snnpipe.commands.command import UsageError
+from snnpipe.commands.devices import moved
 from snnpipe.commands.folders import folder
 from snnpipe.commands.own import made
 from snnpipe.commands.parser import Parser, nearest, several, whole, word
@@ -50,8 +51,12 @@ def batches(given: Namespace) -> Iterable[Any] | None:
     Raises:
         UsageError: they are not there, or are something else.
     """
-    found = None if given.data is None else _batches(given.data, given)
-    return None if found is None else Watched(found, given.progress)
+    return None if given.data is None else batches_of(given.data, given)
+
+
+def batches_of(text: str, given: Namespace) -> Iterable[Any]:
+    """The data that a text names, read as the line says."""
+    return Watched(_batches(text, given), given.progress)
 
 
 def required_batches(given: Namespace) -> Iterable[Any]:
@@ -96,7 +101,7 @@ def example(given: Namespace, graph: Graph) -> tuple[Any, ...]:
         UsageError: the line says neither.
     """
     if given.shape:
-        return (shaped(given),)
+        return (moved(shaped(given), given),)
     found = batches(given)
     if found is None:
         raise UsageError("an example of the input is needed: say --data, or --shape such as 2,3,32,32")
@@ -106,7 +111,7 @@ def example(given: Namespace, graph: Graph) -> tuple[Any, ...]:
     def few(leaf: Any) -> Any:
         return leaf[:FEW] if isinstance(leaf, Tensor) and leaf.shape[:1] == (count,) else leaf
 
-    return tuple(map_leaves(few, each) for each in first)
+    return tuple(moved(map_leaves(few, each), given) for each in first)
 
 
 def shaped(given: Namespace) -> Tensor:

@@ -42,8 +42,9 @@ def plain(value: Any) -> Any:
 
 
 def fields(record: Any) -> dict[str, Any]:
-    """The fields of a record by name."""
-    return {field.name: plain(getattr(record, field.name)) for field in attrs.fields(type(record))}
+    """The fields of a record by name, but for what is there to be drawn."""
+    shown = [field.name for field in attrs.fields(type(record)) if not field.metadata.get("drawn")]
+    return {name: plain(getattr(record, name)) for name in shown}
 
 
 def as_table(value: Any) -> dict[str, Any]:

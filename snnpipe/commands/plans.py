@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from snnpipe.commands.command import UsageError
 from snnpipe.commands.data import first_of
+from snnpipe.commands.devices import moved
 from snnpipe.commands.own import owned
 from snnpipe.commands.parser import Parser, nearest, whole
 from snnpipe.errors import SnnpipeError
@@ -51,10 +52,7 @@ def carried_out(thing: Any, given: Namespace, batches: Iterable[Any] | None) -> 
         raise UsageError(f"say --pipeline: what is to be done with {shown(thing)}")
     said = _said(given.pipeline or USUAL)
     text, T = said["pipeline"], given.T or said.get("T")
-    own = owned(dict(said.get("own", {})) | dict(given.own))
-    if "example" not in own and re.search(r"\bexample\b\s*[^=\s]", text) and batches is not None:
-        own = own | {"example": _example(first_of(batches))}
-    plan = _read(text, own, batches)
+    plan = _plan(said, given, batches)
     if isinstance(plan, Recipe):
         return _by_recipe(plan, thing, batches, T)
     if T is not None:
@@ -64,6 +62,22 @@ def carried_out(thing: Any, given: Namespace, batches: Iterable[Any] | None) -> 
     if not isinstance(made, ConversionState | SpikingNetwork):
         raise UsageError(f"{text} gives {shown(made)}; a pipeline ends in a state or, by to_snn, in a network")
     return made
+
+
+def planned(text: str, given: Namespace, batches: Iterable[Any] | None) -> Any:
+    """The stages, or the recipe, of a text or a file.
+
+    Raises:
+        UsageError: it cannot be read, or lacks data.
+    """
+    return _plan(_said(text), given, batches)
+
+
+def _plan(said: Mapping[str, Any], given: Namespace, batches: Iterable[Any] | None) -> Any:
+    text, own = said["pipeline"], owned(dict(said.get("own", {})) | dict(given.own))
+    if "example" not in own and re.search(r"\bexample\b\s*[^=\s]", text) and batches is not None:
+        own = own | {"example": moved(_example(first_of(batches)), given)}
+    return _read(text, own, batches)
 
 
 def _said(text: str) -> Mapping[str, Any]:

@@ -7,15 +7,20 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import torch
 
 from snnpipe.commands.command import UsageError
-from snnpipe.commands.parser import Parser, nearest, whole
+from snnpipe.commands.parser import Parser, nearest, whole, word
 from snnpipe.errors import SnnpipeError
 from snnpipe.exchange.expressions import parse
 from snnpipe.options import COUNTABLE
 from snnpipe.recipe import Converted
+from snnpipe.runtime.encoding import Encoding, constant, poisson
 from snnpipe.runtime.network import SpikingNetwork
 from snnpipe.waves import SCHEDULE, Wave
+
+#: Event sequences are none: files have their samples on the first axis, where these have time.
+_ENCODINGS = ("constant", "poisson")
 
 
 @attrs.frozen
@@ -42,6 +47,20 @@ def run_options(parser: Parser) -> None:
     about = "steps; of what a recipe gave it is the recipe's"
     parser.add_argument("--T", type=whole(1, COUNTABLE), metavar="STEPS", help=about)
     parser.add_argument("--schedule", metavar="TEXT", help="step (the default), layer, or wave(4)")
+
+
+def encoding_options(parser: Parser) -> None:
+    """The options that say how inputs become events."""
+    about = "constant (the default), a constant current; poisson, random spikes of inputs in [-1, 1]"
+    parser.add_argument("--encoding", type=word(*_ENCODINGS), default="constant", metavar="NAME", help=about)
+    parser.add_argument("--seed", type=whole(0), default=0, help="of random spikes (0)")
+
+
+def encoding_of(given: Namespace) -> Encoding:
+    """The encoding that a line says."""
+    if given.encoding == "constant":
+        return constant()
+    return poisson(torch.Generator(given.device or "cpu").manual_seed(given.seed))
 
 
 def run_of(thing: SpikingNetwork | Converted | None, given: Namespace) -> Run:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from snnpipe.commands.command import UsageError
+from snnpipe.commands.devices import moved
 from snnpipe.commands.own import made, own_option, owned
 from snnpipe.commands.parser import Parser, nearest
 from snnpipe.errors import SnnpipeError
@@ -64,7 +65,7 @@ def subject(text: str, given: Namespace) -> Any:
     thing = made(text) if factory else read(text, owned(dict(given.own)))
     if not isinstance(thing, _KINDS):
         raise UsageError(f"{text} gives {shown(thing)}, no torch.nn.Module and nothing that snnpipe made of one")
-    return thing
+    return moved(thing, given)
 
 
 def read(text: str, own: Own) -> Any:

@@ -7,6 +7,7 @@ from argparse import Namespace
 from snnpipe.analysis.suggest import suggest
 from snnpipe.commands.command import Answer, Command
 from snnpipe.commands.data import data_options, required_batches
+from snnpipe.commands.devices import device_option
 from snnpipe.commands.parser import Parser, share, whole
 from snnpipe.commands.plain import as_table
 from snnpipe.commands.subjects import subject, subject_argument
@@ -19,6 +20,7 @@ def _arguments(parser: Parser) -> None:
     parser.add_argument("--latency", type=whole(1), metavar="STEPS", help="the most steps until the answer (any)")
     parser.add_argument("--wires", type=whole(1), help="the most wires of a neuron (4)")
     parser.add_argument("--seconds", type=whole(1), default=600, help="how long to search (%(default)s)")
+    device_option(parser)
     data_options(parser, required=True)
 
 

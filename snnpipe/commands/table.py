@@ -13,9 +13,10 @@ from snnpipe.commands.export import EXPORT
 from snnpipe.commands.info import INFO
 from snnpipe.commands.report import REPORT
 from snnpipe.commands.suggest import SUGGEST
+from snnpipe.commands.sweep import SWEEP
 from snnpipe.frozen import FrozenMap
 
-_ALL = (DEMO, CHECK, CONVERT, EVALUATE, EXPLAIN, REPORT, SUGGEST, EXPORT, BENCH, INFO)
+_ALL = (DEMO, CHECK, CONVERT, EVALUATE, EXPLAIN, REPORT, SWEEP, SUGGEST, EXPORT, BENCH, INFO)
 
 #: The commands by name.
 COMMANDS: FrozenMap[str, Command] = FrozenMap({command.name: command for command in _ALL})

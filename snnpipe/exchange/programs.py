@@ -19,7 +19,7 @@ from snnpipe.exchange.runnable import Run, Step, reason
 from snnpipe.frontend.quiet import silenced
 from snnpipe.kernels.precision import wide
 from snnpipe.options import STEPS
-from snnpipe.runtime.inputs import bind, check_numbers, check_shapes, sequences
+from snnpipe.runtime.inputs import bind, check_numbers, check_shapes, explained, sequences
 from snnpipe.runtime.network import NETWORK, SpikingNetwork
 from snnpipe.waves import SCHEDULE, STEP, Wave
 
@@ -83,7 +83,7 @@ def to_exported_step(snn: SpikingNetwork, example: Any) -> ExportedSteps:
         )
     moving = sequences(given, snn.graph)
     first = Step(snn, moving, snn.code.clock(1))
-    with torch.no_grad():
+    with torch.no_grad(), explained(given, snn):
         _, state = first(*args, **named)
     numbers = (_number(clocks[0].alpha, given), _number(clocks[0].a, given))
     then = Step(snn, moving, clocks[0], later=True)

@@ -39,11 +39,15 @@ color:inherit;font-size:.9em}
 .snnpipe figure svg{width:100%;height:auto;display:block;font-size:14px}
 .snnpipe svg text{fill:currentColor}
 .snnpipe svg .grid{stroke:var(--line);stroke-width:1}
+.snnpipe svg .cells{stroke:var(--a);fill:none;shape-rendering:crispEdges}
 .snnpipe svg .level{stroke:currentColor;stroke-width:1.5;stroke-dasharray:6 4}
 .snnpipe svg .line{fill:none;stroke:var(--a);stroke-width:2.5}
 .snnpipe svg .line.b{stroke:var(--b)}.snnpipe svg .line.c{stroke:var(--c)}
 .snnpipe svg .band{fill:var(--a);opacity:.2}.snnpipe svg .band.b{fill:var(--b)}.snnpipe svg .band.c{fill:var(--c)}
 .snnpipe svg circle{fill:var(--a)}.snnpipe svg circle.b{fill:var(--b)}.snnpipe svg circle.c{fill:var(--c)}
+.snnpipe .many{display:grid;grid-template-columns:repeat(auto-fill,minmax(13em,1fr));gap:.8em}
+.snnpipe .many figure{margin:0;max-width:20em}.snnpipe .many figure svg{font-size:12px}
+.snnpipe .many figcaption{overflow-wrap:anywhere;margin-top:0}
 .snnpipe figcaption{display:flex;flex-wrap:wrap;gap:.2em 1.4em;font-size:.92em}
 .snnpipe figcaption span{display:inline-flex;align-items:center;gap:.45em}
 .snnpipe figure svg.key{width:28px;height:12px}

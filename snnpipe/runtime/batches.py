@@ -22,7 +22,7 @@ from snnpipe.frontend.part import Whole
 from snnpipe.frozen import is_namedtuple, leaves
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.temporal import zip_leaves
-from snnpipe.runtime.inputs import TORCH_SAYS, bind, check_shapes, empty, misfit
+from snnpipe.runtime.inputs import TORCH_SAYS, bind, check_shapes, empty, misfit, part_of, sequences
 from snnpipe.runtime.stands_in import StandsIn, standing_in
 
 #: Keys under which a dictionary batch keeps its input, in order of preference.
@@ -43,6 +43,7 @@ class Reader:
         forward: how the user calls the model, ``None`` for the rules of ``arguments``.
         device: where inputs go instead.
         whole: the model that calls the network, which is a part of it; ``forward`` calls the whole.
+        timed: whether inputs are event sequences (T, B, ...).
     """
 
     called: str
@@ -51,6 +52,7 @@ class Reader:
     forward: Forward | None = None
     device: torch.device | str | None = None
     whole: Whole | None = None
+    timed: bool = False
 
     def hand(self, batch: Any, number: int, to: Callable[[dict[str, Any]], Any]) -> None:
         """Hand batch ``number`` to ``to(inputs by name)``, as often as ``forward`` calls the model for it."""
@@ -127,7 +129,8 @@ class Reader:
         args, kwargs = moved
         with fitting(self.called, number, {}, self.root):
             given = bind(self.graph, args, kwargs)
-            check_shapes(given, self.graph)
+            moving = sequences(given, self.graph) if self.timed else ()
+            check_shapes(given | {name: part_of(given[name], 0) for name in moving}, self.graph)
         with fitting(self.called, number, given, self.root):
             return to(given)
 

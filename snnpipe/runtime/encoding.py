@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import attrs
 import torch
@@ -22,7 +24,8 @@ class Encoding:
     Args:
         name: what reports call it.
         encode: ``encode(x, clock) -> x_t``, the events of step ``clock.t``; ``None`` for a constant current, which is
-            the only encoding that lets the network compute once what depends on the input alone.
+            the only encoding that lets the network compute once what depends on the input alone.  Random numbers come
+            from torch's own generator or from ``encode.generator``, so that ``explain`` can have them a second time.
     """
 
     name: str = attrs.field(validator=valid(TEXT, InputError))
@@ -33,6 +36,49 @@ class Encoding:
 
     def __repr__(self) -> str:
         return expression(self)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the input is a constant current."""
+        return self.encode is None
+
+    @property
+    def is_events(self) -> bool:
+        """Whether the input is a sequence of events already."""
+        return self.encode is take_step
+
+    def bookmark(self) -> Callable[[], None]:
+        """What sets the source of random numbers back to where it is now: ``encode.generator``, or torch's own.
+
+        So that several runs see the same events.
+        """
+        if self.is_constant or self.is_events:
+            return lambda: None
+        own = getattr(self.encode, "generator", None)
+        places = [(own.set_state, own.get_state())] if isinstance(own, torch.Generator) else _of_torch()
+
+        def back() -> None:
+            for put, there in places:
+                put(there)
+
+        return back
+
+    @contextmanager
+    def undrawn(self) -> Iterator[Callable[[], None]]:
+        """Whatever is drawn inside, the source stands where it stood; what is given sets it back there in between."""
+        back = self.bookmark()
+        try:
+            yield back
+        finally:
+            back()
+
+
+def _of_torch() -> list[tuple[Callable[[Any], Any], Any]]:
+    """How torch's own sources are set, and where they are."""
+    found: list[tuple[Callable[[Any], Any], Any]] = [(torch.set_rng_state, torch.get_rng_state())]
+    if torch.cuda.is_initialized():
+        found.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    return found
 
 
 #: For arguments that are encodings.

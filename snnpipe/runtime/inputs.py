@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -49,18 +49,31 @@ def part_of(tree: Any, index: int | slice) -> Any:
     return zip_leaves(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, tree)
 
 
-def encoded(tree: Any, encode: Callable[[Tensor, Clock], Tensor], clock: Clock) -> Any:
-    """The events of one step of an input; of a chunk their mean by worth."""
+def encoded(
+    given: Mapping[str, Any], moving: Collection[str], encode: Callable[[Tensor, Clock], Tensor], clock: Clock
+) -> dict[str, Any]:
+    """The inputs with the events of one step in place of those that move; of a chunk their mean by worth.
 
-    def one(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if not clock.parts:
-            return encode(leaf, clock)
-        sent = [worth * wide(encode(leaf, part)) for worth, part in zip(clock.worth, clock.parts, strict=True)]
-        return narrowed(sum(sent[1:], sent[0]) / clock.a, leaf)
+    Events are made step by step, whatever the schedule, and then by name: so a seed says which they are.
+    """
 
-    return zip_leaves(one, tree)
+    def one(part: Clock) -> dict[str, Any]:
+        return {name: zip_leaves(partial(_event, encode, part), given[name]) for name in sorted(moving)}
+
+    def mean(*sent: Any) -> Any:
+        if not isinstance(sent[0], Tensor):
+            return sent[0]
+        weighed = [worth * wide(x) for worth, x in zip(clock.worth, sent, strict=True)]
+        return narrowed(sum(weighed[1:], weighed[0]) / clock.a, sent[0])
+
+    if not clock.parts:
+        return {**given, **one(clock)}
+    steps = [one(part) for part in clock.parts]
+    return {**given, **{name: zip_leaves(mean, *(step[name] for step in steps)) for name in steps[0]}}
+
+
+def _event(encode: Callable[[Tensor, Clock], Tensor], clock: Clock, leaf: Any) -> Any:
+    return encode(leaf, clock) if isinstance(leaf, Tensor) else leaf
 
 
 def sequences(given: Mapping[str, Any], graph: Graph) -> frozenset[str]:

@@ -60,7 +60,7 @@ class Presented:
         """The inputs at one step, or chunk."""
         if self.encode is None:
             return self.given
-        now = dict(self.given) | {name: encoded(self.given[name], self.encode, clock) for name in self.moving}
+        now = encoded(self.given, self.moving, self.encode, clock)
         check_shapes(now, self.graph)
         return now
 

@@ -1,7 +1,8 @@
 """Why the output is off: causes, sites and findings of an explanation, as parts of a page.
 
 Reads an explanation by its fields: ``causes`` (``name``, ``error``), ``sites`` (``site``, ``op``, ``isolated``,
-``accumulated``, ``correlation``, ``dead``, ``saturated``, ``rate``), ``findings``, ``error``, ``T``, ``schedule``.
+``accumulated``, ``correlation``, ``dead``, ``saturated``, ``rate``, ``joint``), ``graded`` (``path``, ``op``,
+``isolated``, ``accumulated``), ``findings``, ``error``, ``T``, ``schedule``.
 """
 
 from __future__ import annotations
@@ -9,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from snnpipe.analysis.page.scatter import scatters
 from snnpipe.markup.bars import bars, waterfall
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import Markup, more, tag
+
+#: What is to be known of graded operators.
+GRADED = "graded operators send floats and compute what the ANN does: alone they are 0, or rounding"
 
 _COLUMNS = (
     ("alone %", "isolated"), ("accumulated %", "accumulated"), ("dead %", "dead"), ("saturated %", "saturated"),
@@ -30,6 +35,12 @@ def why(explanation: Any) -> list[Markup]:
     if sites:
         parts.append(tag("h3", "Error of each site, alone and with those before it"))
         parts.append(_sites(sites))
+    graded = list(getattr(explanation, "graded", ()))
+    if graded:
+        parts += [tag("h3", "Graded operators"), _graded(graded), tag("p", GRADED, class_="note")]
+    seen = [site for site in sites if getattr(site, "joint", None) is not None]
+    if seen:
+        parts += [tag("h3", "What each site decodes to, beside the ANN's activation"), *scatters(seen)]
     return parts
 
 
@@ -56,6 +67,15 @@ def _sites(sites: Sequence[Any]) -> Markup:
         for site in sites
     ]  # fmt: skip
     return tag("div", drawn, more("as a table", table(rows, label="errors of the sites", left=2)))
+
+
+def _graded(operators: Sequence[Any]) -> Markup:
+    rows = [("operator", "for", "alone %", "accumulated %")]
+    rows += [
+        (str(one.path), str(one.op), f"{100 * float(one.isolated):.3g}", f"{100 * float(one.accumulated):.3g}")
+        for one in operators
+    ]  # fmt: skip
+    return table(rows, label="errors of graded operators", left=2)
 
 
 def _finding(found: Any) -> Markup:
