@@ -176,6 +176,7 @@ EXAMPLES: dict[str, list[dict[str, object]]] = {
     "adaptive_max_pool2d": [{"input": IMAGE, "output_size": 2}],
     "adaptive_max_pool3d": [{"input": VOLUME, "output_size": 1}],
     "call": [
+        {"target": torch.atan, "args": (T(2, 3),), "kwargs": {}},
         {"target": torch.softmax, "args": (T(2, 3), -1), "kwargs": {}},
         {"target": operator.pow, "args": (T(2, 3), 2), "kwargs": {}},
         {"target": torch.atan2, "args": (T(2, 3), T(3)), "kwargs": {}},

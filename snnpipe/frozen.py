@@ -99,6 +99,9 @@ def is_namedtuple(value: object) -> bool:
     return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
+_CONTAINERS: Any = (tuple, list, dict, slice)
+
+
 def map_leaves(fn: Callable[[Any], Any], tree: Any) -> Any:
     """Apply ``fn`` to every leaf of a tree of tuples, lists, mappings and slices; containers keep their type.
 
@@ -107,6 +110,8 @@ def map_leaves(fn: Callable[[Any], Any], tree: Any) -> Any:
     >>> map_leaves(lambda v: v + 1, (1, FrozenMap(a=2), [3]))
     (2, FrozenMap({'a': 3}), [4])
     """
+    if type(tree) is not FrozenMap and not isinstance(tree, _CONTAINERS):  # as most are
+        return fn(tree)
     if isinstance(tree, Packed):
         return Packed(tree.kind, tuple(map_leaves(fn, item) for item in tree.children))
     if is_namedtuple(tree):
@@ -152,6 +157,8 @@ def freeze(tree: Any) -> Any:
 
 def thaw(tree: Any) -> Any:
     """Undo ``freeze``: ``FrozenList`` becomes a list, ``FrozenMap`` a dict; what is ``Packed`` is built again."""
+    if type(tree) is not FrozenMap and not isinstance(tree, tuple):  # as most are
+        return tree
     if isinstance(tree, Packed):
         return tree.kind(*map(thaw, tree.children))
     if is_namedtuple(tree):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import attrs
@@ -54,6 +54,19 @@ class OverTime:
     def __name__(self) -> str:
         return self.op.name
 
+    @cached_property
+    def _open(self) -> tuple[str, ...]:
+        """The operands with a hole."""
+        return tuple(name for name, tree in self.operands.items() if any(isinstance(x, Hole) for x in leaves(tree)))
+
+    @cached_property
+    def _timed(self) -> frozenset[str]:
+        """The operands with a hole for a value with a time axis."""
+        holes = {
+            name: [leaf.k for leaf in leaves(self.operands[name]) if isinstance(leaf, Hole)] for name in self._open
+        }
+        return frozenset(name for name, ks in holes.items() if any(self.timed[k] for k in ks))
+
     def __call__(self, *values: Any) -> Any:
         try:
             result = self.at_once(*values)
@@ -66,14 +79,16 @@ class OverTime:
         way = WAYS.get(self.op.name)
         if way is None or (self.op.name not in ANY_RANK and self._without_axes(values)):
             return NotImplemented
-        operands, timed = {}, set()
-        for name, tree in self.operands.items():
-            if any(self.timed[leaf.k] for leaf in leaves(tree) if isinstance(leaf, Hole)):
-                timed.add(name)
-                operands[name] = map_leaves(partial(self._repeated, values), tree)
+        operands, timed = dict(self.operands), self._timed
+        for name in self._open:
+            tree = operands[name]
+            if type(tree) is Hole:
+                operands[name] = values[tree.k]
             else:
-                operands[name] = _filled(tree, values)
-        taken = way(self.op, operands, frozenset(timed))
+                operands[name] = (
+                    map_leaves(partial(self._repeated, values), tree) if name in timed else _filled(tree, values)
+                )
+        taken = way(self.op, operands, timed)
         if taken is None:
             return NotImplemented
         rewritten, back = taken
@@ -109,7 +124,8 @@ class OverTime:
         return zip_leaves(lambda x: x.expand(steps, *x.shape) if isinstance(x, Tensor) else x, values[leaf.k])
 
     def _moving(self, values: tuple[Any, ...]) -> list[Tensor]:
-        return tensors([value for value, timed in zip(values, self.timed, strict=True) if timed])
+        moving = [value for value, timed in zip(values, self.timed, strict=True) if timed]
+        return moving if all(isinstance(value, Tensor) for value in moving) else tensors(moving)
 
     def _steps(self, values: tuple[Any, ...]) -> int:
         return len(self._moving(values)[0])
@@ -130,7 +146,7 @@ class OverTime:
         return name in BY_MEMORY
 
     def _called(self, operands: Mapping[str, Any]) -> Any:
-        args, kwargs = self.op.signature.call_arguments(FrozenMap(operands))
+        args, kwargs = self.op.signature.call_arguments(operands)
         if self.op.name == "call":
             target, args, kwargs = args
             return target(*thaw(args), **thaw(kwargs))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -47,7 +49,7 @@ class Signature:
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         """Operands by name, defaults left out; ``None`` if the call does not fit this signature."""
-        positional = [name for name in self.names if name not in self.keyword_only]
+        positional = self.positional
         if self.variadic is not None:
             before = positional.index(self.variadic)
             rest = args[before:]
@@ -60,12 +62,17 @@ class Signature:
             return None
         return {name: bound[name] for name in self.names if name in bound and not self._is_default(name, bound[name])}
 
-    def call_arguments(self, operands: FrozenMap[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    @cached_property
+    def positional(self) -> tuple[str, ...]:
+        """The names that may be given by position."""
+        return tuple(name for name in self.names if name not in self.keyword_only)
+
+    def call_arguments(self, operands: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments for the op's function, trailing defaults trimmed."""
-        positional = [name for name in self.names if name not in self.keyword_only]
-        while positional and positional[-1] not in operands and positional[-1] in self.defaults:
-            positional.pop()
-        args = tuple(operands[name] if name in operands else self.defaults[name] for name in positional)
+        names = self.positional
+        while names and names[-1] not in operands and names[-1] in self.defaults:
+            names = names[:-1]
+        args = tuple(operands[name] if name in operands else self.defaults[name] for name in names)
         return args, {name: operands[name] for name in self.names if name in self.keyword_only and name in operands}
 
     def _is_default(self, name: str, value: Any) -> bool:

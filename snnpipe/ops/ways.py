@@ -10,9 +10,12 @@ Knows the operands of the table's ops.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from snnpipe.frozen import FrozenList, FrozenMap, leaves, map_leaves
 from snnpipe.kernels.temporal import zip_leaves
@@ -213,6 +216,24 @@ def summed(op: Op, operands: Operands, timed: frozenset[str]) -> Any:
     return operands | {"equation": f"{','.join(letters)}->{free}{right}"}, None
 
 
+def called(op: Op, operands: Operands, timed: frozenset[str]) -> Any:
+    """A call that the table has no row for, of one tensor, where torch says that it works on each element alone."""
+    (x, *rest), kwargs = operands["args"] or (None,), operands["kwargs"]
+    alone = isinstance(x, Tensor) and all(type(leaf) in (int, float, bool, str) for leaf in leaves((rest, kwargs)))
+    return (operands, None) if alone and timed == {"args"} and _is_pointwise(operands["target"]) else None
+
+
+@lru_cache(maxsize=1024)
+def _is_pointwise(target: Any) -> bool:
+    known = getattr(target, "found", target)  # an overload as a function
+    name = getattr(known, "__name__", "")
+    packet = getattr(torch.ops.aten, name, None) if known is getattr(torch, name, None) else None
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+    overloads = [known] if isinstance(known, OpOverload) else overloads
+    drawn = torch.Tag.nondeterministic_seeded
+    return bool(overloads) and all(torch.Tag.pointwise in found.tags and drawn not in found.tags for found in overloads)
+
+
 def _are_whole(value: Any) -> bool:
     return all(isinstance(dim, int) for dim in leaves(value))
 
@@ -262,6 +283,7 @@ _WITH_AXES: tuple[tuple[Way, str], ...] = (
     (products, "matmul"),
     (summed, "einsum"),
     (attended, "scaled_dot_product_attention"),
+    (called, "call"),
 )
 
 #: The way of each row that has one.
