@@ -23,7 +23,7 @@ _LANES = 8
 _PIECE = 2**20  # values counted at a time, so that temporary tensors stay in the cache
 
 #: The types that counts may have.
-COUNTS = (torch.int16, torch.int32, torch.int64)
+COUNTS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 #: The most memory that the counts of one site may take, in bytes: 4 KiB for each of 2**18 channels while they are made.
 MOST_BYTES = 2**30
 
@@ -32,7 +32,8 @@ MOST_BYTES = 2**30
 class Histogram:
     """Counts per channel in bins of about equal relative width, (C, BINS), and the largest value (C,).
 
-    Counts are of the shortest type that holds ``count``: 1 KiB for each channel up to 32,767 values, then 2 KiB.
+    Counts are of the shortest type that holds ``count``: half a KiB for each channel of up to 255 values, 1 KiB up to
+    32,767, then 2 KiB.
 
     The bins cover the ``OCTAVES`` octaves up to the one that holds the site's largest value, ``2**top``; smaller
     values, zeros and negative ones share bin 0.  A merge raises the lower of two tops, which only pours bins into
