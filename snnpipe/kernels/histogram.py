@@ -117,12 +117,11 @@ def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
             'instrument(statistic=maximum(per="neuron")), or one histogram per channel'
         )
     highest = float(largest.amax())
-    top = octave(highest)
-    counts = torch.zeros(channels, BINS, dtype=torch.int64, device=x.device)
+    top, count = octave(highest), x.numel() // channels
+    counts = torch.zeros(channels, BINS, dtype=_shortest(count), device=x.device)
     if math.isfinite(highest):  # otherwise the largest value tells, and nobody needs the counts
-        _count(x, axis, top, counts)
-    count = x.numel() // channels
-    return Histogram(count, largest, top, counts.to(_shortest(count)))
+        (_count_few if x.numel() < counts.numel() else _count)(x, axis, top, counts)
+    return Histogram(count, largest, top, counts)
 
 
 def merge_histogram(a: Histogram, b: Histogram) -> Histogram:
@@ -164,6 +163,15 @@ def _count(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:
         found = torch.bincount(index, minlength=channels * width).view(channels, width)
         counts += found[:, _LANES:]
         counts[:, 0] += found[:, :_LANES].sum(1)
+
+
+def _count_few(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:
+    """The same for fewer values than there are bins: one by one, without a second array of all bins."""
+    low = _lowest_bin(top)
+    bits = x.float().clamp(_float_of(low << _SHIFT), _float_of((low + BINS << _SHIFT) - 1)).view(torch.int32)
+    channel = torch.arange(len(counts), dtype=torch.int64, device=x.device) * BINS - low
+    index = bits.bitwise_right_shift_(_SHIFT).add(along(channel, x.ndim, axis)).reshape(-1)
+    counts.view(-1).scatter_add_(0, index, torch.ones_like(index, dtype=counts.dtype))
 
 
 def _flat(x: Tensor, axis: int | None) -> tuple[Tensor, int | None]:
