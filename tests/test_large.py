@@ -38,6 +38,7 @@ from snnpipe import (
 )
 from snnpipe.frontend import selfcheck
 from snnpipe.frontend.spellings import KNOWN
+from snnpipe.kernels import histogram
 from snnpipe.kernels.histogram import HISTOGRAM
 from snnpipe.runtime import stretches
 from snnpipe.sharing import aliased, marks, size_of, written
@@ -310,12 +311,25 @@ def test_statistics_of_few_digits_are_those_of_the_same_numbers_in_float32(rule,
 
 def test_counts_have_the_shortest_type_that_holds_them_in_any_order():
     parts = [HISTOGRAM.summarise(torch.linspace(0.1, 1.0, 2 * n).view(n, 2), 1) for n in (9, 3 * 10**4, 5000)]
-    assert [part.counts.dtype for part in parts] == [torch.int16] * 3
+    assert [part.counts.dtype for part in parts] == [torch.uint8, torch.int16, torch.int16]
     a, b, c = parts
     merged = [HISTOGRAM.merge(HISTOGRAM.merge(a, b), c), HISTOGRAM.merge(a, HISTOGRAM.merge(c, b))]
     assert [whole.counts.dtype for whole in merged] == [torch.int32] * 2
     assert_same(merged[0].counts, merged[1].counts)
     assert merged[0].counts.sum(1).tolist() == [35009] * 2
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, -1])
+def test_few_values_are_counted_as_many_are(axis, monkeypatch):
+    drawn = torch.randn(6, 5, 7) * torch.logspace(-9, 3, 7)
+    drawn[0, :2] = torch.tensor([0.0, -0.0, 1e-40, 1e38, -3.0, 2.0, 1.0])
+    for x in (drawn, drawn.double(), drawn.bfloat16(), drawn.transpose(0, 2)):
+        few = HISTOGRAM.summarise(x, axis)
+        with monkeypatch.context() as patched:
+            patched.setattr(histogram, "_count_few", histogram._count)
+            many = HISTOGRAM.summarise(x, axis)
+        assert x.numel() < few.counts.numel()
+        assert_same(few.counts, many.counts)
 
 
 # one layer at a time

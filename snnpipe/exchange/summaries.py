@@ -53,7 +53,7 @@ _VALUES = Field("finite float32 or float64 numbers, (C,)", lambda x: _numbers(x,
 _MEANS = Field("finite float64 numbers, (C,)", lambda x: _numbers(x, torch.float64))
 _SQUARES = Field("float64 numbers of at least 0, (C,)", lambda x: _numbers(x, torch.float64) and bool((x >= 0).all()))
 _OCTAVE = Field("a whole number from 0 to 254", lambda x: type(x) is int and 0 <= x <= 254)
-_COUNTS = Field(f"int16, int32 or int64 counts of at least 0, (C, {BINS})", _are_counts)
+_COUNTS = Field(f"counts of at least 0, uint8 to int64, (C, {BINS})", _are_counts)
 
 #: The kinds of summaries that files can hold, and their fields.
 KINDS: FrozenMap[Any, FrozenMap[str, Field]] = FrozenMap({

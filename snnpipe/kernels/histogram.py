@@ -23,7 +23,7 @@ _LANES = 8
 _PIECE = 2**20  # values counted at a time, so that temporary tensors stay in the cache
 
 #: The types that counts may have.
-COUNTS = (torch.int16, torch.int32, torch.int64)
+COUNTS = (torch.uint8, torch.int16, torch.int32, torch.int64)
 #: The most memory that the counts of one site may take, in bytes: 4 KiB for each of 2**18 channels while they are made.
 MOST_BYTES = 2**30
 
@@ -32,7 +32,8 @@ MOST_BYTES = 2**30
 class Histogram:
     """Counts per channel in bins of about equal relative width, (C, BINS), and the largest value (C,).
 
-    Counts are of the shortest type that holds ``count``: 1 KiB for each channel up to 32,767 values, then 2 KiB.
+    Counts are of the shortest type that holds ``count``: half a KiB for each channel of up to 255 values, 1 KiB up to
+    32,767, then 2 KiB.
 
     The bins cover the ``OCTAVES`` octaves up to the one that holds the site's largest value, ``2**top``; smaller
     values, zeros and negative ones share bin 0.  A merge raises the lower of two tops, which only pours bins into
@@ -116,12 +117,11 @@ def summarise_histogram(x: Tensor, axis: int | None) -> Histogram:
             'instrument(statistic=maximum(per="neuron")), or one histogram per channel'
         )
     highest = float(largest.amax())
-    top = octave(highest)
-    counts = torch.zeros(channels, BINS, dtype=torch.int64, device=x.device)
+    top, count = octave(highest), x.numel() // channels
+    counts = torch.zeros(channels, BINS, dtype=_shortest(count), device=x.device)
     if math.isfinite(highest):  # otherwise the largest value tells, and nobody needs the counts
-        _count(x, axis, top, counts)
-    count = x.numel() // channels
-    return Histogram(count, largest, top, counts.to(_shortest(count)))
+        (_count_few if x.numel() < counts.numel() else _count)(x, axis, top, counts)
+    return Histogram(count, largest, top, counts)
 
 
 def merge_histogram(a: Histogram, b: Histogram) -> Histogram:
@@ -163,6 +163,15 @@ def _count(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:
         found = torch.bincount(index, minlength=channels * width).view(channels, width)
         counts += found[:, _LANES:]
         counts[:, 0] += found[:, :_LANES].sum(1)
+
+
+def _count_few(x: Tensor, axis: int | None, top: int, counts: Tensor) -> None:
+    """The same for fewer values than there are bins: one by one, without a second array of all bins."""
+    low = _lowest_bin(top)
+    bits = x.float().clamp(_float_of(low << _SHIFT), _float_of((low + BINS << _SHIFT) - 1)).view(torch.int32)
+    channel = torch.arange(len(counts), dtype=torch.int64, device=x.device) * BINS - low
+    index = bits.bitwise_right_shift_(_SHIFT).add(along(channel, x.ndim, axis)).reshape(-1)
+    counts.view(-1).scatter_add_(0, index, torch.ones_like(index, dtype=counts.dtype))
 
 
 def _flat(x: Tensor, axis: int | None) -> tuple[Tensor, int | None]:
