@@ -228,10 +228,11 @@ def _is_pointwise(target: Any) -> bool:
     known = getattr(target, "found", target)  # an overload as a function
     name = getattr(known, "__name__", "")
     packet = getattr(torch.ops.aten, name, None) if known is getattr(torch, name, None) else None
-    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
-    overloads = [known] if isinstance(known, OpOverload) else overloads
+    every = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+    every = [known] if isinstance(known, OpOverload) else every
+    own = [found for found in every if str(found._schema.arguments[0].type) == "Tensor"]  # others take numbers
     drawn = torch.Tag.nondeterministic_seeded
-    return bool(overloads) and all(torch.Tag.pointwise in found.tags and drawn not in found.tags for found in overloads)
+    return bool(own) and all(torch.Tag.pointwise in found.tags and drawn not in found.tags for found in own)
 
 
 def _are_whole(value: Any) -> bool:
