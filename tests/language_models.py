@@ -81,7 +81,8 @@ class Causal(nn.Module):
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         if position_ids is None:
             position_ids = (mask.cumsum(1) - 1).clamp(min=0)[:, before:]
-        own, theirs = torch.arange(before, before + new)[:, None], torch.arange(before + new)[None]
+        every = torch.arange(before + new, device=input_ids.device)
+        own, theirs = every[before:, None], every[None]
         seen = (theirs <= own) & (theirs > own - self.window)
         mask = seen & mask[:, None, None, :].bool()
         x = self.tokens(input_ids) + self.places(position_ids)

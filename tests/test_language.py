@@ -14,6 +14,7 @@ from snnpipe import (
     TraceError,
     calibrate,
     cascade,
+    check,
     generate,
     instrument,
     load,
@@ -193,3 +194,19 @@ def test_a_decoder_is_taken_as_it_is_in_evaluation():
     assert isinstance(model, Causal)
     assert pipe(model, trace_decoder(example=IDS)).params
     assert model.training
+
+
+def test_weights_may_be_shared_or_not_there():
+    model = causal()
+    state = trace_decoder(model, example=IDS, unsafe_share=True)
+    assert state.params["head.weight"].data_ptr() == model.head.weight.data_ptr()
+    with torch.no_grad():
+        model.head.weight.mul_(2)
+    with pytest.raises(StageError, match="written to or moved"):
+        td_rewrite(state)
+    with torch.device("meta"):
+        empty = Causal().eval()
+    verdict = check(trace_decoder(empty, example=IDS))
+    assert verdict.ok
+    with pytest.raises(StageError, match="meta"):
+        pipe(trace_decoder(empty, example=IDS), td_rewrite, to_snn)

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 
 from snnpipe.checks import takes
 from snnpipe.emit import graph_module
-from snnpipe.errors import StageError, TraceError, UnsupportedError, listing
+from snnpipe.errors import StageError, TraceError
 from snnpipe.frontend.exported import exported
 from snnpipe.frontend.lowering import Lowered
+from snnpipe.frontend.met import tensors_of
 from snnpipe.frontend.selfcheck import mismatch, rounding
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frozen import EMPTY
 from snnpipe.language.decoder import Protocol, called, decoding, protocol_of
 from snnpipe.language.prompts import IDS, MASK, MEMORY, positions
 from snnpipe.options import FLAG, optional
-from snnpipe.stages.static import with_static
-from snnpipe.stages.trace import MODEL
-from snnpipe.state import ConversionState, Event
+from snnpipe.sharing import marks, without_values
+from snnpipe.stages.trace import MODEL, as_state
+from snnpipe.state import Event
 from snnpipe.text import Configured
 
 #: Axes that grow with a text.
@@ -69,23 +70,29 @@ def trace_decoder(
         TraceError: the model has no such cache, does something else with it than without, or cannot be followed.
         UnsupportedError: lists every operation that cannot be converted.
     """
+    configured = Configured(
+        trace_decoder, example=example, memory=memory, memory_mask=memory_mask, unsafe_share=unsafe_share
+    )
     if model is None:
-        return Configured(
-            trace_decoder, example=example, memory=memory, memory_mask=memory_mask, unsafe_share=unsafe_share
-        )
-    private = shadow(model, share=unsafe_share)
+        return configured
+    own = dict(tensors_of(model))
+    before, lacking = marks(own if unsafe_share else {}), without_values(own)
+    private = shadow(model, share=unsafe_share, shapes_only=bool(lacking))
+    if lacking:
+        example = example.to("meta")
+        memory, memory_mask = (x if x is None else x.to("meta") for x in (memory, memory_mask))
     how = protocol_of(private, example, memory)
     plain, private = private, shadow(private, share=True)
     private.__dict__["forward"] = decoding(private, how)
     texts = [_text(private, example, sizes, memory, memory_mask) for sizes in (_EXAMPLE, *_OTHERS)]
     axes = _AXES | {name: axis for name, axis in _MEMORY_AXES.items() if name in texts[0]}
-    lowered, shapes = exported(private, texts[0], EMPTY, (), axes, tuple(texts[1:]))
-    if lowered.problems:
-        raise UnsupportedError(listing("trace_decoder: the model cannot be converted as it is", lowered.problems))
-    _check_cache(lowered, plain, how, _text(private, example, _WHOLE, memory, memory_mask))
+    lowered, note = exported(private, texts[0], EMPTY, (), axes, tuple(texts[1:]))
+    if not (lacking or lowered.problems):
+        _check_cache(lowered, plain, how, _text(private, example, _WHOLE, memory, memory_mask))
+    note += "; held against the model without a cache" if not lacking else f"; {len(lacking)} tensors on meta"
+    event = Event("trace", type(model).__name__, "traced by torch.export, with its cache", note)
     still = tuple(name for name in ("past", "memory") if name in axes)
-    event = Event("trace", type(model).__name__, "traced by torch.export, with its cache", shapes)
-    return ConversionState(with_static(lowered.graph, still), lowered.params, history=(event,))
+    return as_state("trace_decoder", lowered, still, event, (configured, own, before))
 
 
 def _text(
@@ -93,7 +100,7 @@ def _text(
 ) -> dict[str, Any]:
     """Inputs of given sizes: the example's tokens, padded on the left but for the first text, what is kept before."""
     samples, new, before = sizes
-    places = torch.arange(samples * (new + before)).view(samples, -1)
+    places = torch.arange(samples * (new + before), device=example.device).view(samples, -1)
     ids = example.flatten()[places % example.numel()]
     mask = torch.ones_like(ids)
     mask[1:, : (new + before) // 4] = 0
@@ -118,8 +125,9 @@ def _kept(private: nn.Module, text: tuple[Any, ...], further: dict[str, Any]) ->
         TraceError: it is not a key and a value of each token in each layer.
     """
     try:
-        with torch.no_grad():
-            past = private(*text, **further)["past"]
+        ids, mask, *rest = text
+        with torch.no_grad():  # without values a model cannot look whether there is padding
+            past = private(ids, None if mask.is_meta else mask, *rest, **further)["past"]
         tokens = {kept.shape[2] for pair in past for kept in pair}
     except Exception as error:  # whatever the reason: it is the model's own
         told = (str(error) or repr(error)).splitlines()[0]

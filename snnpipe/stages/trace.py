@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 import attrs
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from snnpipe.checks import Check, takes
 from snnpipe.errors import StageError, TraceError, UnsupportedError, listing
 from snnpipe.frontend.exported import as_arguments, exported, held_by, lower_program, runnable
+from snnpipe.frontend.lowering import Lowered
 from snnpipe.frontend.met import tensors_of
 from snnpipe.frontend.part import Whole, part_at
 from snnpipe.frontend.selfcheck import check_example
@@ -21,7 +22,7 @@ from snnpipe.frontend.symbolic import symbolic
 from snnpipe.frozen import EMPTY, FrozenMap
 from snnpipe.options import FLAG, MAPPING, TEXT, optional, several, whole
 from snnpipe.runtime.network import SpikingNetwork
-from snnpipe.sharing import common, marks, size_of, without_values, written
+from snnpipe.sharing import Mark, common, marks, size_of, without_values, written
 from snnpipe.stages.static import with_static
 from snnpipe.state import ConversionState, Event
 from snnpipe.text import Configured
@@ -157,20 +158,44 @@ def trace(
                 private, example, constants, tuple(leaves), dynamic_axes, () if check is None else (check,)
             )
             how, note = "traced by torch.export", f"{note}; {shapes}"
+    event = Event("trace", name, how, note)
+    return as_state("trace", lowered, static, event, (configured, own, before), whole)
+
+
+def as_state(
+    called: str, lowered: Lowered, static: tuple[str, ...], event: Event,
+    made: tuple[Configured, Mapping[str, Tensor], Mapping[str, Mark]], whole: Whole | None = None,
+) -> ConversionState:  # fmt: skip
+    """What was traced, as a state.
+
+    Args:
+        called: the stage.
+        lowered: the graph.
+        static: its inputs that do not change in time.
+        event: what the history says.
+        made: the stage as it was configured, the model's tensors, and what they were before if they are shared.
+        whole: the rest of a model of which this is a part.
+
+    Raises:
+        TraceError: ``forward`` wrote to tensors that are shared.
+        UnsupportedError: what cannot be converted.
+    """
+    configured, own, before = made
     changed = written(own, before)
     if changed:
         raise TraceError(
-            f"trace: forward writes to {', '.join(changed[:3])}, and unsafe_share=True gives it the model's own. "
+            f"{called}: forward writes to {', '.join(changed[:3])}, and unsafe_share=True gives it the model's own. "
             "Leave that out, so that it writes to copies"
         )
     if lowered.problems:
-        raise UnsupportedError(listing("trace: the model cannot be converted as it is", lowered.problems))
-    shared = common(lowered.params, own.values() if unsafe_share else ())
+        raise UnsupportedError(listing(f"{called}: the model cannot be converted as it is", lowered.problems))
+    shares = bool(configured.keywords["unsafe_share"])
+    shared = common(lowered.params, own.values() if shares else ())
     said = Event("trace", size_of(shared.values()), "shared", "with the model, which nobody may write to from now on")
     return ConversionState(
         with_static(lowered.graph, static),
         lowered.params,
-        history=(Event("trace", name, how, note), *(said,) * unsafe_share),
+        history=(event, *(said,) * shares),
         made=(configured.text.removesuffix("()"),),
         whole=whole,
         shared=marks(shared),
