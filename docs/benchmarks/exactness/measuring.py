@@ -1,0 +1,279 @@
+"""One model: carried to each code and held against the ANN at every step."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import snnpipe
+from snnpipe import (
+    DIFFERENTIAL,
+    RATE,
+    TD,
+    Code,
+    Neuron,
+    SnnpipeError,
+    embed,
+    fixed,
+    instrument,
+    pipe,
+    replace,
+    td_rewrite,
+    to_snn,
+    trace,
+)
+from snnpipe.frozen import leaves
+from snnpipe.graph import Graph, Node, Ref
+from snnpipe.rules.sites import Match
+
+Inputs = tuple[Any, ...]  # tensors, or lists of them
+LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
+#: Some networks (deep ones with random weights, those with float32 inside) are so sensitive that the ANN's own output
+#: moves beyond the limit when its input is rounded otherwise; this many times that is rounding.
+ROUNDING = 20
+#: Millions of parameters beyond which float64 is left out.
+LIMIT_DOUBLE = 60
+
+
+@attrs.frozen
+class Built:
+    """A model with inputs for it.  Of a part, ``model`` is the part, and ``whole`` with ``images`` that around it."""
+
+    model: nn.Module
+    inputs: Inputs
+    whole: nn.Module | None = None
+    path: str = ""
+    images: Any = None
+
+
+class Call(nn.Module):
+    """A model of many arguments as a function of one tensor, which is given as the argument ``name``."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...], output: Any, given: dict[str, Any]) -> None:
+        super().__init__()
+        self.model, self.names, self.output, self.given = model, names, output, given
+
+    def call(self, *inputs: Tensor) -> Tensor:
+        found = self.model(**dict(zip(self.names, inputs, strict=True)), **self.given)
+        return found if self.output is None else found[self.output]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+
+class Call2(Call):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.call(x, y)
+
+
+class Call3(Call):
+    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return self.call(x, y, z)
+
+
+def called(model: nn.Module, output: Any = 0, given: dict[str, Any] | None = None, **inputs: Tensor) -> Built:
+    """The model as a function of ``inputs``; other arguments are ``given``, and ``output`` is read off what it gives."""
+    kind = (Call, Call2, Call3)[len(inputs) - 1]
+    return Built(kind(model, tuple(inputs), output, given or {}).eval(), tuple(inputs.values()))
+
+
+def settle(norm: nn.Module, inputs: Inputs) -> None:
+    """Running statistics that bring the layer to size one half.  With the initial ones the signal dies in deep nets;
+    with those of every channel deep random nets are chaotic: in float32 the ANN itself is far from float64."""
+    size, like = inputs[0].square().mean(), torch.ones_like(norm.running_mean)
+    norm.running_mean = 0.1 * size.sqrt() * torch.randn_like(like)
+    norm.running_var = 4 * size * (0.8 + 0.4 * torch.rand_like(like))
+
+
+def randomise(model: nn.Module, inputs: Inputs) -> None:
+    """No parameter is constant (zero heads, layer scales, biases), and batch norms know the layer before."""
+    for p in model.parameters():
+        if p.numel() > 1 and bool((p == p.flatten()[0]).all()):
+            scale = 0.1 if p.ndim == 1 else p.shape[-1] ** -0.5
+            p.copy_(p * (1 + 0.1 * torch.randn_like(p)) if p.flatten()[0].abs() > 0.5 else scale * torch.randn_like(p))
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(settle) for norm in norms if norm.track_running_stats]
+    if hooks:  # decoded inputs may be larger than the inputs on the way
+        model(*pytree.tree_map(lambda x: 2 * x if x.is_floating_point() else x, inputs))
+    for hook in hooks:
+        hook.remove()
+
+
+def traced(built: Built) -> tuple[Any, str, float]:
+    """State, front end, seconds: symbolic tracing, or else torch.export."""
+    model, options = (built.model, {}) if built.whole is None else (built.whole, {"part": built.path})
+    start = time.perf_counter()
+    try:
+        return pipe(model, trace(**options)), "symbolic", time.perf_counter() - start
+    except SnnpipeError:
+        start = time.perf_counter()
+    return pipe(model, trace(example=built.inputs, **options)), "export", time.perf_counter() - start
+
+
+def decoded(events: Tensor, code: Code) -> Iterator[Tensor]:
+    value = torch.zeros((), dtype=torch.float64)
+    for t, event in enumerate(events, 1):
+        clock = code.clock(t)
+        value = clock.alpha * value + clock.a * event.double()
+        yield value
+
+
+def split(x: Tensor, code: Code, T: int) -> Tensor:
+    """Random unequal events that decode to x at step T."""
+    share = torch.rand(T, *x.shape, dtype=torch.float64) ** 2 + 0.02
+    events, worth = share / share.sum(0) * x, 1.0
+    for t in range(T, 0, -1):  # an event of step t is worth a_t alpha_{t+1} ... alpha_T in the end
+        events[t - 1] /= worth * code.clock(t).a
+        worth *= code.clock(t).alpha
+    return events.to(x.dtype)
+
+
+def floats(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def distance(got: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest relative error over the outputs; not a number counts as infinite."""
+    pairs = [(a.double(), b.double()) for a, b in zip(got, expected, strict=True)]
+    worst = [((a - b).norm() / b.norm()).item() if not torch.equal(a, b) else 0.0 for a, b in pairs]
+    return max(float("inf") if value != value else value for value in worst)
+
+
+def steps(inputs: Inputs, code: Code, T: int) -> tuple[Inputs, list[Inputs]]:
+    """The inputs as events (those that do not move as they are), and what these decode to after each step."""
+    flat, tree = pytree.tree_flatten(inputs)
+    events = [split(x, code, T) if x.is_floating_point() else x for x in flat]
+    values = [[X.to(x.dtype) for X in decoded(e, code)] if x.is_floating_point() else [x] * T
+              for x, e in zip(flat, events, strict=True)]  # fmt: skip
+    together = [pytree.tree_unflatten(list(X), tree) for X in zip(*values, strict=True)]
+    return pytree.tree_unflatten(events, tree), together
+
+
+def behind_outputs(node: Node, graph: Graph) -> Match | None:
+    """A site behind each output, so that all operators that may work on events do."""
+    return Match(Ref(node.name), signed=True, axis=None, readers=frozenset({"output"})) if Ref(node.name) in leaves(graph.output) else None
+
+
+#: A neuron that passes its events on.
+WIRE = Neuron("wire", lambda theta, **_: theta, lambda v, z, *_, **__: (v, z), unit="graded", two_sided=True)
+
+
+def on_events(built: Built, state: Any) -> float:
+    """Largest error where every operator that may work on events does."""
+    wired = pipe(state, instrument(rules=(behind_outputs,)), replace(neuron=WIRE, threshold=fixed(1.0)))
+    errors = []
+    for code in (TD, RATE):
+        snn = pipe(wired, td_rewrite(code=code), to_snn)
+        events, values = steps(built.inputs, code, 3)
+        outputs = [decoded(y, code) for y in floats(snn.sequence(*events))]
+        errors += [distance([next(y) for y in outputs], floats(built.model(*X))) for X in values]
+    return max(errors)
+
+
+def measured(built: Built, state: Any) -> tuple[float, float]:
+    """Largest error, and largest move of the ANN's output."""
+    errors, moves = [], []
+    moving = bool(floats(built.inputs))
+    for code in (TD, RATE, DIFFERENTIAL):
+        snn = pipe(state, td_rewrite(code=code), to_snn)
+        for T in (1, 3):
+            events, values = steps(built.inputs, code, T)
+            expected = [floats(built.model(*X)) for X in (values if moving else values[:1])]
+            if moving:
+                outputs = [decoded(y, code) for y in floats(snn.sequence(*events))]
+                got = [[next(y) for y in outputs] for _ in values]
+            else:
+                got = [floats(snn(*built.inputs, T=T))]
+            moves += [distance(y, expected[0]) for y in expected]
+            errors += [distance(Y, y) for Y, y in zip(got, expected, strict=True)]
+        if built.whole is not None and built.images[0].dtype is torch.float64:  # rounding decides which boxes are kept
+            found = floats(embed(built.whole, {built.path: snn}, T=3)(built.images))
+            errors.append(distance(found, floats(built.whole(built.images))))
+        del snn  # before the next one is made
+    return max(errors), max(moves)
+
+
+def cast(built: Built, dtype: torch.dtype) -> Built:
+    def to(x: Tensor) -> Tensor:
+        return x.to(dtype) if x.is_floating_point() else x
+
+    if isinstance(built.model, Call):
+        built.model.given = {k: to(v) if isinstance(v, Tensor) else v for k, v in built.model.given.items()}
+    whole = None if built.whole is None else built.whole.to(dtype)
+    images = None if built.images is None else [to(image) for image in built.images]
+    model, inputs = built.model.to(dtype), pytree.tree_map(to, built.inputs)
+    return attrs.evolve(built, model=model, inputs=inputs, whole=whole, images=images)
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of this package that an error went through."""
+    home = str(Path(snnpipe.__file__).parent)
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(home)]
+    return f" (snnpipe{lines[-1].filename.removeprefix(home)}:{lines[-1].lineno})" if lines else ""
+
+
+def first_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: " + " ".join(str(error).split())[:300]
+
+
+def sensitivity(built: Built, dtype: torch.dtype) -> float:
+    """How far the ANN's own output moves when its inputs are rounded otherwise: what no conversion can be better than."""
+    eps, exact = torch.finfo(dtype).eps, floats(built.model(*built.inputs))
+
+    def nudged(x: Tensor) -> Tensor:
+        return x * (1 + 2 * eps * torch.randn_like(x)) if x.is_floating_point() else x
+
+    return max(distance(floats(built.model(*pytree.tree_map(nudged, built.inputs))), exact) for _ in range(3))
+
+
+def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None]) -> None:
+    """Report what is found, in pieces: ``outcome`` is exact, refused, wrong, error, or unavailable."""
+    torch.manual_seed(0)
+    try:
+        built = build()
+        if built.whole is None:
+            randomise(built.model, built.inputs)
+        built.model(*built.inputs)
+    except Exception as error:
+        return report({"outcome": "unavailable", "says": first_words(error)})
+    millions = sum(p.numel() for p in built.model.parameters()) / 1e6
+    shapes = " ".join("x".join(map(str, x.shape)) for x in pytree.tree_leaves(built.inputs))
+    report({"input": shapes, "params": round(millions, 1)})
+    for dtype, limit in LIMIT.items():
+        if dtype is torch.float64 and millions > LIMIT_DOUBLE:
+            break
+        try:
+            built = cast(built, dtype)
+            own = sensitivity(built, dtype)
+        except Exception as error:
+            return report({"says": f"the model itself has no float64: {first_words(error)}"})
+        try:
+            state, front, took = traced(built)
+            if dtype is torch.float32:
+                report({"front": front, "nodes": len(state.graph.nodes), "seconds": round(took, 2)})
+            error, moves = measured(built, state)
+            if floats(built.inputs):
+                error = max(error, on_events(built, state))
+        except SnnpipeError as refusal:
+            return report({"outcome": "refused", "says": first_words(refusal)})
+        except Exception as error:
+            return report({"outcome": "error", "says": first_words(error) + place(error)})
+        name = str(dtype).removeprefix("torch.")
+        report({name: float(f"{error:.1e}"), "moves": float(f"{moves:.1e}")})
+        if error > limit:
+            rounds = error <= ROUNDING * own
+            words = f"{name} rounds: the ANN itself moves by {own:.1e} when its input is rounded otherwise"
+            report({"outcome": "exact", "says": words} if rounds else {"outcome": "wrong"})
+            if not rounds:
+                return None
+        else:
+            report({"outcome": "exact"})
+    return None
