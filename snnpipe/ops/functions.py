@@ -117,7 +117,10 @@ class OnCopies:
 
 @attrs.frozen
 class WriteThrough:
-    """A copy of a tensor with a value written to a view of it, made by ``views``, one after the other."""
+    """A copy of a tensor with a value written to a view of it, made by ``views``, one after the other.
+
+    Of a call that gives several tensors the copy is of them all, and the first view takes one.
+    """
 
     views: tuple[Callable[..., Any], ...]
 
@@ -125,8 +128,8 @@ class WriteThrough:
     def __name__(self) -> str:
         return "write_through"
 
-    def __call__(self, base: Tensor, value: Tensor, *arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
-        out = view = base.clone()
+    def __call__(self, base: Any, value: Tensor, *arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+        out = view = zip_leaves(_copied, base)
         for make, (args, kwargs) in zip(self.views, arguments, strict=True):
             view = make(view, *args, **kwargs)
         view.copy_(value)

@@ -3,8 +3,8 @@
     python docs/benchmarks/exactness [--family timm ...] [--only REGEX] [--part 3/7] [--write]
     python docs/benchmarks/exactness --cost [--write]
 
-Each model has random weights and is carried to TD, RATE and DIFFERENTIAL.  Inputs are split at random, unequally and
-element by element, into T = 1 and 3 events; after every step t the decoded output is compared with the ANN on the
+Each model has random weights and is carried to TD and RATE.  Inputs are split at random, unequally and
+element by element, into T = 3 events; after every step t the decoded output is compared with the ANN on the
 decoded input: the largest ``|decoded y_t - ANN(decoded x_t)| / |ANN(decoded x_t)|`` is reported.  Decoding is done
 here, in float64.  ``moves`` is the largest change of the ANN's output since the first step, relative to it: there was
 something to follow.  The same is done with a neuron behind the output that passes its events on, so that whatever may
@@ -13,7 +13,7 @@ is a network is measured on what the detector hands it; then the detector runs w
 boxes, scores and masks are compared too.
 
 A model is *exact* (1e-5 in float32, 1e-12 in float64), *refused* by name (a ``SnnpipeError``), *wrong*, or ends in
-another *error*; or it came to a *limit* (processor time, memory) before it was measured.  The last three are never right.
+another *error*; or it came to a *limit* (size, processor time, memory) before it was measured.  Wrong and error are never right.
 Each runs in a process of its own, on one thread.  ``--part 3/7`` is every seventh model from the third: a part a night.
 
 What is new against ``record.jsonl`` is said at the end; a model that was exact and is not, or is newly wrong or in error,
@@ -23,6 +23,7 @@ makes the exit status 1.  With ``--write`` the record and exactness.md are writt
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import multiprocessing
 import os
@@ -48,7 +49,7 @@ FAMILIES: dict[str, Callable[[], Builders]] = {
     "torchvision, video": video, "torchvision, parts of detectors": detection, "timm": timm,
     "transformers": transformers, "diffusers": diffusers, "graphs": graphs,
 }  # fmt: skip
-BAD = ("wrong", "error", "limit")
+BAD = ("wrong", "error")
 RECORD, PAGE = Path(__file__).with_name("record.jsonl"), Path(__file__).parent.with_suffix(".md")
 COSTS = Path(__file__).with_name("costs.txt")
 SECONDS, GIB = 120, 4
@@ -128,7 +129,7 @@ def page(record: Record) -> str:
     intro = "\n\n".join(__doc__.split("\n\n")[2:4]).replace("``", "`")
     text = [f"# Exactness of the temporal network\n\nWritten by `exactness`, torch {torch.__version__}.\n\n{intro}\n"]
     families = {family: [row for row in record.values() if row["family"] == family] for family in FAMILIES}
-    kinds = [k for k in ("exact", "refused", *BAD) if any(row["outcome"] == k for row in record.values())]
+    kinds = [k for k in ("exact", "refused", "limit", *BAD) if any(row["outcome"] == k for row in record.values())]
     text.append(f"| family | models | {' | '.join(kinds)} |\n|---|--:|" + "--:|" * len(kinds))
     for family, rows in families.items():
         counts = Counter(row["outcome"] for row in rows)
@@ -145,11 +146,14 @@ def page(record: Record) -> str:
     return "\n".join(text) + "\n"
 
 
-def write(record: Record) -> None:
+def write(new: Record) -> None:
+    """Put what is new into the record, which other runs may be writing to, and write the page."""
     order = list(FAMILIES)
-    ordered = dict(sorted(record.items(), key=lambda item: (order.index(item[0][0]), item[0][1].lower())))
-    RECORD.write_text("".join(json.dumps(row) + "\n" for row in ordered.values()))
-    PAGE.write_text(page(ordered))
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        record = dict(sorted((read() | new).items(), key=lambda item: (order.index(item[0][0]), item[0][1].lower())))
+        RECORD.write_text("".join(json.dumps(row) + "\n" for row in record.values()))
+        PAGE.write_text(page(record))
 
 
 def main() -> int:
@@ -170,10 +174,10 @@ def main() -> int:
         lines = cost()
         if args.write:
             COSTS.write_text("\n".join(lines) + "\n")
-            write(read())
+            write({})
         return 0
     if args.page:
-        write(read())
+        write({})
         return 0
     torch.manual_seed(0)
     models = [(family, name, build) for family in args.family for name, build in FAMILIES[family]().items()]
@@ -192,7 +196,7 @@ def main() -> int:
         took = time.perf_counter() - start
         print(f"{family}, {name}: {row['outcome']} {figures} {took:.0f} s {row.get('says', '')}", flush=True)
         if args.write and row["outcome"] != "unavailable":
-            write(read() | {(family, name): row})
+            write({(family, name): row})
     print("\nNew against the record:", *(said or ["nothing"]), sep="\n  ")
     return int(worse)
 

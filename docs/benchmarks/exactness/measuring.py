@@ -15,7 +15,6 @@ from torch.utils import _pytree as pytree
 
 import snnpipe
 from snnpipe import (
-    DIFFERENTIAL,
     RATE,
     TD,
     Code,
@@ -39,8 +38,9 @@ LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
 #: Some networks (deep ones with random weights, those with float32 inside) are so sensitive that the ANN's own output
 #: moves beyond the limit when its input is rounded otherwise; this many times that is rounding.
 ROUNDING = 20
-#: Millions of parameters beyond which float64 is left out.
-LIMIT_DOUBLE = 60
+#: Millions of parameters beyond which float64 is left out, and beyond which a model is.
+LIMIT_DOUBLE, LIMIT_PARAMS = 30, 150
+STEPS = 3
 
 
 @attrs.frozen
@@ -159,45 +159,35 @@ def steps(inputs: Inputs, code: Code, T: int) -> tuple[Inputs, list[Inputs]]:
 
 def behind_outputs(node: Node, graph: Graph) -> Match | None:
     """A site behind each output, so that all operators that may work on events do."""
-    return Match(Ref(node.name), signed=True, axis=None, readers=frozenset({"output"})) if Ref(node.name) in leaves(graph.output) else None
+    behind = Match(Ref(node.name), signed=True, axis=None, readers=frozenset({"output"}))
+    return behind if Ref(node.name) in leaves(graph.output) else None
 
 
 #: A neuron that passes its events on.
 WIRE = Neuron("wire", lambda theta, **_: theta, lambda v, z, *_, **__: (v, z), unit="graded", two_sided=True)
-
-
-def on_events(built: Built, state: Any) -> float:
-    """Largest error where every operator that may work on events does."""
-    wired = pipe(state, instrument(rules=(behind_outputs,)), replace(neuron=WIRE, threshold=fixed(1.0)))
-    errors = []
-    for code in (TD, RATE):
-        snn = pipe(wired, td_rewrite(code=code), to_snn)
-        events, values = steps(built.inputs, code, 3)
-        outputs = [decoded(y, code) for y in floats(snn.sequence(*events))]
-        errors += [distance([next(y) for y in outputs], floats(built.model(*X))) for X in values]
-    return max(errors)
+WIRED = instrument(rules=(behind_outputs,)), replace(neuron=WIRE, threshold=fixed(1.0))
 
 
 def measured(built: Built, state: Any) -> tuple[float, float]:
     """Largest error, and largest move of the ANN's output."""
     errors, moves = [], []
     moving = bool(floats(built.inputs))
-    for code in (TD, RATE, DIFFERENTIAL):
-        snn = pipe(state, td_rewrite(code=code), to_snn)
-        for T in (1, 3):
-            events, values = steps(built.inputs, code, T)
-            expected = [floats(built.model(*X)) for X in (values if moving else values[:1])]
+    for code in (TD, RATE):
+        events, values = steps(built.inputs, code, STEPS)
+        values = values if moving else values[:1]
+        expected = [floats(built.model(*X)) for X in values]
+        moves += [distance(y, expected[0]) for y in expected]
+        for stages in ((), WIRED) if moving else ((),):
+            snn = pipe(state, *stages, td_rewrite(code=code), to_snn)
             if moving:
                 outputs = [decoded(y, code) for y in floats(snn.sequence(*events))]
                 got = [[next(y) for y in outputs] for _ in values]
             else:
-                got = [floats(snn(*built.inputs, T=T))]
-            moves += [distance(y, expected[0]) for y in expected]
+                got = [floats(snn(*built.inputs, T=STEPS))]
             errors += [distance(Y, y) for Y, y in zip(got, expected, strict=True)]
         if built.whole is not None and built.images[0].dtype is torch.float64:  # rounding decides which boxes are kept
-            found = floats(embed(built.whole, {built.path: snn}, T=3)(built.images))
+            found = floats(embed(built.whole, {built.path: snn}, T=STEPS)(built.images))
             errors.append(distance(found, floats(built.whole(built.images))))
-        del snn  # before the next one is made
     return max(errors), max(moves)
 
 
@@ -247,12 +237,14 @@ def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None]
     millions = sum(p.numel() for p in built.model.parameters()) / 1e6
     shapes = " ".join("x".join(map(str, x.shape)) for x in pytree.tree_leaves(built.inputs))
     report({"input": shapes, "params": round(millions, 1)})
+    if millions > LIMIT_PARAMS:
+        return report({"outcome": "limit", "says": f"more than {LIMIT_PARAMS} M parameters"})
     for dtype, limit in LIMIT.items():
         if dtype is torch.float64 and millions > LIMIT_DOUBLE:
             break
         try:
             built = cast(built, dtype)
-            own = sensitivity(built, dtype)
+            built.model(*built.inputs)
         except Exception as error:
             return report({"says": f"the model itself has no float64: {first_words(error)}"})
         try:
@@ -260,8 +252,6 @@ def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None]
             if dtype is torch.float32:
                 report({"front": front, "nodes": len(state.graph.nodes), "seconds": round(took, 2)})
             error, moves = measured(built, state)
-            if floats(built.inputs):
-                error = max(error, on_events(built, state))
         except SnnpipeError as refusal:
             return report({"outcome": "refused", "says": first_words(refusal)})
         except Exception as error:
@@ -269,6 +259,7 @@ def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None]
         name = str(dtype).removeprefix("torch.")
         report({name: float(f"{error:.1e}"), "moves": float(f"{moves:.1e}")})
         if error > limit:
+            own = sensitivity(built, dtype)
             rounds = error <= ROUNDING * own
             words = f"{name} rounds: the ANN itself moves by {own:.1e} when its input is rounded otherwise"
             report({"outcome": "exact", "says": words} if rounds else {"outcome": "wrong"})

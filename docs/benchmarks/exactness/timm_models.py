@@ -39,4 +39,4 @@ def timm() -> Builders:
         ways = [({"img_size": small}, square(small)), ({}, square(64)), ({}, square(usual))]
         return smallest(partial(timm.create_model, name), ways)
 
-    return {name: partial(build, name) for name in (*USED.split(), *SMALLEST.split())}
+    return {name: partial(build, name) for name in (*SMALLEST.split(), *USED.split())}

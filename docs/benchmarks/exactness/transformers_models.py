@@ -31,19 +31,19 @@ TEXT = {
     "BertModel": {}, "BertForSequenceClassification": {}, "RobertaModel": {}, "XLMRobertaModel": {}, "CamembertModel": {},
     "DistilBertModel": {}, "AlbertModel": {}, "ElectraModel": {}, "DebertaModel": {}, "DebertaV2Model": {}, "MPNetModel": {},
     "LongformerModel": {"attention_window": [4, 4]}, "BigBirdModel": {"attention_type": "original_full"},
-    "FunnelModel": {"block_sizes": [1, 1], "d_head": 16, "d_inner": 128}, "MobileBertModel": {"intra_bottleneck_size": 32},
-    "ConvBertModel": {}, "NystromformerModel": {"segment_means_seq_len": 12, "num_landmarks": 4}, "FNetModel": {},
-    "SqueezeBertModel": {}, "RoFormerModel": {}, "YosoModel": {}, "XLNetModel": {"d_head": 16, "d_inner": 128},
+    "FunnelModel": {"block_sizes": [1, 1], "d_head": 16, "d_inner": 128, "num_hidden_layers": ...}, "MobileBertModel": {"intra_bottleneck_size": 32},
+    "ConvBertModel": {}, "NystromformerModel": {"segment_means_seq_len": 12, "num_landmarks": 12}, "FNetModel": {},
+    "SqueezeBertModel": {"embedding_size": 64}, "RoFormerModel": {}, "YosoModel": {}, "XLNetModel": {"d_head": 16, "d_inner": 128, "max_position_embeddings": ...},
     "ModernBertModel": {"local_attention": 8}, "NomicBertModel": {}, "MegatronBertModel": {}, "ErnieModel": {},
     "Data2VecTextModel": {}, "LukeModel": {"entity_vocab_size": 10, "entity_emb_size": 16}, "TapasModel": {},
-    "RemBertModel": {"input_embedding_size": 64}, "IBertModel": {}, "CanineModel": {},
+    "RemBertModel": {"input_embedding_size": 64}, "IBertModel": {},
     "GPT2LMHeadModel": {}, "GPTNeoXForCausalLM": {}, "GPTNeoForCausalLM": {"attention_types": [[["global", "local"], 1]]},
     "GPTJForCausalLM": {"rotary_dim": 8}, "GPTBigCodeForCausalLM": {}, "CodeGenForCausalLM": {"rotary_dim": 8},
-    "OPTForCausalLM": {"word_embed_proj_dim": 64}, "BloomForCausalLM": {}, "FalconForCausalLM": {}, "MptForCausalLM": {},
+    "OPTForCausalLM": {"word_embed_proj_dim": 64}, "BloomForCausalLM": {}, "FalconForCausalLM": {"head_dim": ...}, "MptForCausalLM": {},
     "LlamaForCausalLM": {}, "Qwen2ForCausalLM": {}, "Qwen3ForCausalLM": {}, "GemmaForCausalLM": {}, "Gemma2ForCausalLM": {},
     "Gemma3ForCausalLM": {}, "PhiForCausalLM": {}, "Phi3ForCausalLM": {}, "MistralForCausalLM": {}, "MixtralForCausalLM": {},
     "OlmoForCausalLM": {}, "Olmo2ForCausalLM": {}, "OlmoeForCausalLM": {}, "Qwen2MoeForCausalLM": {},
-    "Qwen3MoeForCausalLM": {}, "DeepseekV3ForCausalLM": {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+    "Qwen3MoeForCausalLM": {}, "DeepseekV3ForCausalLM": {"first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "head_dim": 8},
     "GptOssForCausalLM": {}, "SmolLM3ForCausalLM": {}, "StableLmForCausalLM": {}, "Starcoder2ForCausalLM": {},
     "CohereForCausalLM": {}, "GraniteForCausalLM": {}, "PersimmonForCausalLM": {}, "GlmForCausalLM": {},
     "HeliumForCausalLM": {}, "Ernie4_5ForCausalLM": {}, "BioGptForCausalLM": {}, "XGLMForCausalLM": {}, "CTRLModel": {},
@@ -54,9 +54,11 @@ TEXT = {
 ENCODER_DECODERS = {
     "T5ForConditionalGeneration": {}, "MT5Model": {}, "LongT5Model": {}, "SwitchTransformersModel": {}, "BartModel": {},
     "BartForConditionalGeneration": {}, "MBartModel": {}, "MarianModel": {}, "PegasusModel": {}, "PegasusXModel": {},
-    "BlenderbotModel": {}, "M2M100Model": {}, "LEDModel": {"attention_window": [4, 4]}, "ProphetNetModel": {}, "MvpModel": {},
+    "BlenderbotModel": {}, "M2M100Model": {}, "LEDModel": {"attention_window": [4, 4]}, "ProphetNetModel": {"num_hidden_layers": ...}, "MvpModel": {},
     "NllbMoeModel": {}, "PLBartModel": {},
 }  # fmt: skip
+#: Classes that torch.export follows only with a mask.
+MASKED = ("SwitchTransformersModel",)
 VISION = {
     "ViTModel": {}, "DeiTModel": {}, "BeitModel": {}, "Dinov2Model": {}, "Dinov2WithRegistersModel": {}, "DINOv3ViTModel": {},
     "SwinModel": {"num_heads": [2, 4], "window_size": 2, "patch_size": 4}, "ConvNextModel": {}, "ConvNextV2Model": {},
@@ -65,36 +67,37 @@ VISION = {
         "num_encoder_blocks": 2, "sr_ratios": [4, 1], "patch_sizes": [7, 3], "strides": [4, 2],
         "num_attention_heads": [2, 4], "mlp_ratios": [2, 2],
     },
-    "PvtV2Model": {}, "PoolFormerModel": {}, "LevitModel": {"image_size": 64}, "MobileViTModel": {"image_size": 64},
-    "MobileNetV2Model": {}, "EfficientNetModel": {}, "RegNetModel": {}, "ViTMAEModel": {"mask_ratio": 0.0}, "ViTMSNModel": {},
-    "CvtModel": {}, "FocalNetModel": {"patch_size": 4}, "DPTForDepthEstimation": {}, "YolosModel": {}, "HieraModel": {},
-    "CLIPVisionModel": {}, "SiglipVisionModel": {}, "BitModel": {}, "GLPNModel": {}, "VanModel": {}, "DetrModel": {},
-    "UperNetForSemanticSegmentation": {}, "ViTHybridModel": {}, "IJepaModel": {}, "TimesformerModel": {}, "PvtModel": {},
-    "MobileViTV2Model": {}, "SwiftFormerModel": {}, "EfficientFormerModel": {}, "DepthAnythingForDepthEstimation": {},
-    "ConditionalDetrModel": {}, "DeformableDetrModel": {}, "RTDetrModel": {}, "MaskFormerModel": {}, "Mask2FormerModel": {},
+    "PvtV2Model": {"depths": ..., "hidden_sizes": ..., "num_attention_heads": ...}, "PoolFormerModel": {"hidden_sizes": ...,
+    "depths": ...}, "LevitModel": {"hidden_sizes": ..., "depths": ..., "num_attention_heads": ...},
+    "MobileViTModel": {"hidden_sizes": ...},
+    "MobileNetV2Model": {}, "EfficientNetModel": {"hidden_dim": ...}, "RegNetModel": {}, "ViTMAEModel": {"mask_ratio": 0.0}, "ViTMSNModel": {},
+    "CvtModel": {}, "FocalNetModel": {"patch_size": 4}, "DPTForDepthEstimation": {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [16, 16, 32, 32],
+        "fusion_hidden_size": 16, "is_hybrid": False}, "YolosModel": {},
+    "CLIPVisionModel": {}, "SiglipVisionModel": {}, "BitModel": {"num_groups": 8}, "GLPNModel": {"depths": ..., "hidden_sizes": ..., "num_attention_heads": ...}, "DetrModel": {},
+    "UperNetForSemanticSegmentation": {}, "IJepaModel": {}, "SwiftFormerModel": {}, "DepthAnythingForDepthEstimation": {},
+    "ConditionalDetrModel": {}, "DeformableDetrModel": {}, "Mask2FormerModel": {},
 }  # fmt: skip
 #: Classes that hear, with the shape of what they hear.
 SOUND = {
     **dict.fromkeys(("Wav2Vec2Model", "HubertModel", "WavLMModel", "UniSpeechModel", "UniSpeechSatModel", "SEWModel",
                      "Wav2Vec2ConformerModel", "Data2VecAudioModel", "SEWDModel"), ((400,), {})),
-    "Wav2Vec2BertModel": ((20, 32), {"feature_projection_input_dim": 32}), "ASTModel": ((32, 16), {}),
-    "WhisperModel": ((16, 40), {}), "WhisperForConditionalGeneration": ((16, 40), {}), "MoonshineModel": ((1600,), {}),
-    "Speech2TextModel": ((32, 16), {"input_feat_per_channel": 16}), "EncodecModel": ((1, 640), {}),
-    "ClapAudioModel": ((1, 1024, 64), {}), "DacModel": ((1, 640), {}), "ParakeetEncoder": ((64, 16), {}),
+    "Wav2Vec2BertModel": ((20, 32), {"feature_projection_input_dim": 32}), "ASTModel": ((32, 16), {}), "EncodecModel": ((1, 640), {}),
+    "WhisperModel": ((16, 40), {}), "WhisperForConditionalGeneration": ((16, 40), {}), "MoonshineModel": ((1600,), {}), "ParakeetEncoder": ((64, 16), {}),
 }  # fmt: skip
 #: Classes of two kinds of inputs.
-TOGETHER = ("CLIPModel", "SiglipModel", "Siglip2Model", "AltCLIPModel", "ChineseCLIPModel", "BlipModel", "GroupViTModel")
+TOGETHER = ("CLIPModel", "SiglipModel", "AltCLIPModel", "ChineseCLIPModel", "BlipModel", "GroupViTModel")
 
 
 def small(config: Any, own: dict[str, Any]) -> Any:
-    """A small configuration of its class: of ``SMALL`` what it knows, lists where it has lists."""
+    """A small configuration of its class: of ``SMALL`` what it knows, lists where it has lists; ``...`` leaves the usual value."""
     usual = config()
 
     def fits(name: str, value: Any) -> bool:
         before = getattr(usual, name, ())
         return hasattr(usual, name) and (before is None or isinstance(before, list | tuple) == isinstance(value, list | tuple))
 
-    return config(**({name: value for name, value in SMALL.items() if fits(name, value)} | own))
+    options = {name: value for name, value in SMALL.items() if fits(name, value)} | own
+    return config(**{name: value for name, value in options.items() if value is not ...})
 
 
 def words(model: Any, *names: str) -> dict[str, torch.Tensor]:
@@ -120,7 +123,8 @@ def transformers() -> Builders:
 
     def both(name: str, own: dict[str, Any]) -> Built:
         model = made(name, own)
-        return called(model, **words(model, "inputs_embeds", "decoder_inputs_embeds"))
+        given = {"attention_mask": torch.ones(2, 12)} if name in MASKED else {}
+        return called(model, 0, given, **words(model, "inputs_embeds", "decoder_inputs_embeds"))
 
     def eyes(name: str, own: dict[str, Any]) -> Built:
         return called(made(name, own), pixel_values=torch.randn(2, 3, 64, 64))
