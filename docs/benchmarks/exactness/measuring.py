@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from snnpipe import (
     RATE,
     TD,
     Code,
+    ConversionState,
     Neuron,
     SnnpipeError,
     embed,
@@ -29,7 +31,7 @@ from snnpipe import (
     to_snn,
     trace,
 )
-from snnpipe.frozen import leaves
+from snnpipe.frozen import FrozenMap, leaves, map_leaves
 from snnpipe.graph import Graph, Node, Ref
 from snnpipe.rules.sites import Match
 
@@ -39,8 +41,8 @@ LIMIT = {torch.float32: 1e-5, torch.float64: 1e-12}
 #: moves beyond the limit when its input is rounded otherwise; this many times that is rounding.
 ROUNDING = 20
 #: Millions of parameters beyond which float64 is left out, and beyond which a model is.
-LIMIT_DOUBLE, LIMIT_PARAMS = 30, 150
-STEPS = 3
+LIMIT_DOUBLE, LIMIT_PARAMS = 10, 150
+STEPS = 2
 
 
 @attrs.frozen
@@ -80,7 +82,7 @@ class Call3(Call):
 
 
 def called(model: nn.Module, output: Any = 0, given: dict[str, Any] | None = None, **inputs: Tensor) -> Built:
-    """The model as a function of ``inputs``; other arguments are ``given``, and ``output`` is read off what it gives."""
+    """The model as a function of ``inputs``; other arguments are ``given``, ``output`` is read off what it gives."""
     kind = (Call, Call2, Call3)[len(inputs) - 1]
     return Built(kind(model, tuple(inputs), output, given or {}).eval(), tuple(inputs.values()))
 
@@ -98,7 +100,8 @@ def randomise(model: nn.Module, inputs: Inputs) -> None:
     for p in model.parameters():
         if p.numel() > 1 and bool((p == p.flatten()[0]).all()):
             scale = 0.1 if p.ndim == 1 else p.shape[-1] ** -0.5
-            p.copy_(p * (1 + 0.1 * torch.randn_like(p)) if p.flatten()[0].abs() > 0.5 else scale * torch.randn_like(p))
+            noise, large = torch.randn_like(p), bool(p.flatten()[0].abs() > 0.5)
+            p.copy_(p * (1 + 0.1 * noise) if large else scale * noise)
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     hooks = [norm.register_forward_pre_hook(settle) for norm in norms if norm.track_running_stats]
     if hooks:  # decoded inputs may be larger than the inputs on the way
@@ -157,15 +160,21 @@ def steps(inputs: Inputs, code: Code, T: int) -> tuple[Inputs, list[Inputs]]:
     return pytree.tree_unflatten(events, tree), together
 
 
-def behind_outputs(node: Node, graph: Graph) -> Match | None:
-    """A site behind each output, so that all operators that may work on events do."""
-    behind = Match(Ref(node.name), signed=True, axis=None, readers=frozenset({"output"}))
-    return behind if Ref(node.name) in leaves(graph.output) else None
-
-
-#: A neuron that passes its events on.
+#: A neuron that passes its events on, in the place of what stands behind each output.
 WIRE = Neuron("wire", lambda theta, **_: theta, lambda v, z, *_, **__: (v, z), unit="graded", two_sided=True)
-WIRED = instrument(rules=(behind_outputs,)), replace(neuron=WIRE, threshold=fixed(1.0))
+
+
+def behind(node: Node, graph: Graph) -> Match | None:
+    return Match(node["input"], signed=True, axis=None) if node.name.endswith("_wire") else None
+
+
+def wired(state: ConversionState) -> ConversionState:
+    """With a neuron behind each output, so that all operators that may work on events do."""
+    ends = dict.fromkeys(leaf.name for leaf in leaves(state.graph.output) if isinstance(leaf, Ref))
+    nodes = [Node(f"{name}_wire", "relu", FrozenMap(input=Ref(name))) for name in ends]
+    output = map_leaves(lambda leaf: Ref(f"{leaf.name}_wire") if isinstance(leaf, Ref) else leaf, state.graph.output)
+    state = attrs.evolve(state, graph=Graph((*state.graph.nodes, *nodes), output))
+    return pipe(state, instrument(rules=(behind,)), replace(neuron=WIRE, threshold=fixed(1.0)))
 
 
 def measured(built: Built, state: Any) -> tuple[float, float]:
@@ -177,7 +186,7 @@ def measured(built: Built, state: Any) -> tuple[float, float]:
         values = values if moving else values[:1]
         expected = [floats(built.model(*X)) for X in values]
         moves += [distance(y, expected[0]) for y in expected]
-        for stages in ((), WIRED) if moving else ((),):
+        for stages in ((wired,), ()) if moving else ((),):
             snn = pipe(state, *stages, td_rewrite(code=code), to_snn)
             if moving:
                 outputs = [decoded(y, code) for y in floats(snn.sequence(*events))]
@@ -211,11 +220,12 @@ def place(error: BaseException) -> str:
 
 
 def first_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: " + " ".join(str(error).split())[:300]
+    words = re.sub(r"\S*-packages/", "", " ".join(str(error).split()))
+    return f"{type(error).__name__}: {words[:300]}"
 
 
 def sensitivity(built: Built, dtype: torch.dtype) -> float:
-    """How far the ANN's own output moves when its inputs are rounded otherwise: what no conversion can be better than."""
+    """How far the ANN's own output moves when its inputs are rounded otherwise: no conversion can be better."""
     eps, exact = torch.finfo(dtype).eps, floats(built.model(*built.inputs))
 
     def nudged(x: Tensor) -> Tensor:

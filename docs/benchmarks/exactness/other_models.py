@@ -12,57 +12,59 @@ from torch import Tensor, nn
 from vision import Builders, without_fake_kernels
 
 
-def diffusers() -> Builders:
-    with without_fake_kernels():
-        import diffusers as df
+def rows() -> dict[str, tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]]:
+    """Options, inputs and other arguments of diffusers' classes."""
     noise, time = {"sample": torch.randn(2, 4, 16, 16)}, {"timestep": torch.tensor([7, 7])}
     picture = {"sample": torch.randn(2, 3, 32, 32)}
     latent, prompt = {"hidden_states": torch.randn(2, 4, 16, 16)}, {"encoder_hidden_states": torch.randn(2, 5, 32)}
-    size = {"block_out_channels": (32, 64), "layers_per_block": 1, "sample_size": 16, "norm_num_groups": 8}
-    size |= {"in_channels": 4, "out_channels": 4}
-    down, up = ("DownBlock2D", "AttnDownBlock2D"), ("AttnUpBlock2D", "UpBlock2D")
-    cross = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "cross_attention_dim": 32, "attention_head_dim": 8}
-    cross |= {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
-    vae = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8, "latent_channels": 4}
-    vae |= {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    heads = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "sample_size": 16, "patch_size": 2}
-    labels = {"class_labels": torch.tensor([1, 2])}
-    sd3 = {"in_channels": 4, "out_channels": 4, "joint_attention_dim": 32, "caption_projection_dim": 32}
-    flux = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
-    flux |= {"joint_attention_dim": 32, "pooled_projection_dim": 32, "axes_dims_rope": (4, 4, 8)}
+    blocks = {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8}
+    unet = blocks | {"sample_size": 16, "in_channels": 4, "out_channels": 4}
+    plain = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    down = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D")}
+    cross = down | {"cross_attention_dim": 32, "attention_head_dim": 8}
+    up = {"up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    pieces = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    tiny = {"encoder_block_out_channels": (16, 16), "num_encoder_blocks": (1, 1)}
+    tiny |= {"decoder_block_out_channels": (16, 16), "num_decoder_blocks": (1, 1)}
+    heads = {"num_attention_heads": 2, "attention_head_dim": 16}
+    layers = heads | {"num_layers": 2, "sample_size": 16, "patch_size": 2}
+    joint, pooled = {"joint_attention_dim": 32, "pooled_projection_dim": 32}, {"pooled_projections": torch.randn(2, 32)}
+    sd3 = layers | joint | {"in_channels": 4, "out_channels": 4, "caption_projection_dim": 32}
+    flux = heads | joint | {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, "axes_dims_rope": (4, 4, 8)}
     places = {"txt_ids": torch.zeros(5, 3), "img_ids": torch.randint(0, 8, (12, 3)).float()}
-    pooled = {"pooled_projections": torch.randn(2, 32)}
-    table: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], dict[str, Any]]] = {
-        "UNet2DModel": ("UNet2DModel", size | {"down_block_types": down, "up_block_types": up}, noise | time, {}),
-        "UNet2DConditionModel": ("UNet2DConditionModel", size | cross, noise | time | prompt, {}),
-        "AutoencoderKL": ("AutoencoderKL", vae, picture, {}),
-        "AutoencoderTiny": ("AutoencoderTiny", {"encoder_block_out_channels": (16, 16), "decoder_block_out_channels": (16, 16),
-                            "num_encoder_blocks": (1, 1), "num_decoder_blocks": (1, 1)}, picture, {}),
-        "VQModel": ("VQModel", {"block_out_channels": (32,), "norm_num_groups": 8, "latent_channels": 3}, picture, {}),
-        "DiTTransformer2DModel": ("DiTTransformer2DModel", heads | {"num_embeds_ada_norm": 10}, latent | time, labels),
-        "PixArtTransformer2DModel": ("PixArtTransformer2DModel", heads | {"cross_attention_dim": 32, "caption_channels": 32},
-                                     latent | prompt, time | {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}),
-        "Transformer2DModel": ("Transformer2DModel", {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 4,
-                               "norm_num_groups": 2, "cross_attention_dim": 32}, latent | prompt, {}),
-        "SD3Transformer2DModel": ("SD3Transformer2DModel", heads | sd3 | {"pooled_projection_dim": 32}, latent | prompt | pooled,
-                                  time),
-        "FluxTransformer2DModel": ("FluxTransformer2DModel", flux,
-                                   {"hidden_states": torch.randn(2, 12, 16)} | prompt | pooled, places | {"timestep": torch.tensor([0.5, 0.5])}),
-        "UNet1DModel": ("UNet1DModel", {"block_out_channels": (32, 32, 64), "in_channels": 2, "out_channels": 2, "extra_in_channels": 16},
-                        {"sample": torch.randn(2, 2, 64)} | time, {}),
-        "ControlNetModel": ("ControlNetModel", {"block_out_channels": (32, 64), "layers_per_block": 1, "norm_num_groups": 8,
-                            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "cross_attention_dim": 32, "attention_head_dim": 8,
-                            "conditioning_embedding_out_channels": (16, 16)},
-                            noise | prompt, time | {"controlnet_cond": torch.rand(2, 3, 32, 32)}),
-        "PriorTransformer": ("PriorTransformer", {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 2, "embedding_dim": 32,
-                             "num_embeddings": 5, "additional_embeddings": 4},
-                             {"hidden_states": torch.randn(2, 32), "proj_embedding": torch.randn(2, 32)} | prompt, time),
+    tokens, half = {"hidden_states": torch.randn(2, 12, 16)}, {"timestep": torch.tensor([0.5, 0.5])}
+    prior = heads | {"num_layers": 2, "embedding_dim": 32, "num_embeddings": 5, "additional_embeddings": 4}
+    thought = {"hidden_states": torch.randn(2, 32), "proj_embedding": torch.randn(2, 32)}
+    sizes = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+    shown = {"controlnet_cond": torch.rand(2, 3, 32, 32)}
+    pixart = layers | {"cross_attention_dim": 32, "caption_channels": 32}
+    return {
+        "UNet2DModel": (unet | plain, noise | time, {}),
+        "UNet2DConditionModel": (unet | cross | up, noise | time | prompt, {}),
+        "ControlNetModel": (blocks | cross | {"conditioning_embedding_out_channels": (16, 16)}, noise | prompt,
+                            time | shown),
+        "AutoencoderKL": (blocks | pieces | {"latent_channels": 4}, picture, {}),
+        "AutoencoderTiny": (tiny, picture, {}),
+        "VQModel": ({"block_out_channels": (32,), "norm_num_groups": 8, "latent_channels": 3}, picture, {}),
+        "DiTTransformer2DModel": (layers | {"num_embeds_ada_norm": 10}, latent | time,
+                                  {"class_labels": torch.tensor([1, 2])}),
+        "PixArtTransformer2DModel": (pixart, latent | prompt, time | sizes),
+        "Transformer2DModel": (heads | {"in_channels": 4, "norm_num_groups": 2, "cross_attention_dim": 32},
+                               latent | prompt, {}),
+        "SD3Transformer2DModel": (sd3, latent | prompt | pooled, time),
+        "FluxTransformer2DModel": (flux, tokens | prompt | pooled, places | half),
+        "PriorTransformer": (prior, thought | prompt, time),
     }  # fmt: skip
 
-    def build(cls: str, options: dict[str, Any], inputs: dict[str, Tensor], given: dict[str, Any]) -> Built:
-        return called(getattr(df, cls)(**options).eval(), 0, given | {"return_dict": False}, **inputs)
 
-    return {name: partial(build, *rest) for name, rest in table.items() if hasattr(df, rest[0])}
+def diffusers() -> Builders:
+    with without_fake_kernels():
+        import diffusers as df
+
+    def build(name: str, options: dict[str, Any], inputs: dict[str, Tensor], given: dict[str, Any]) -> Built:
+        return called(getattr(df, name)(**options).eval(), 0, given | {"return_dict": False}, **inputs)
+
+    return {name: partial(build, name, *rest) for name, rest in rows().items() if hasattr(df, name)}
 
 
 class Sums(nn.Module):
@@ -74,7 +76,8 @@ class Sums(nn.Module):
 
     def mean(self, x: Tensor, edges: Tensor) -> Tensor:
         total = torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
-        count = torch.zeros(len(x), 1, dtype=x.dtype).index_add(0, edges[1], torch.ones(edges.shape[1], 1, dtype=x.dtype))
+        ones = torch.ones(edges.shape[1], 1, dtype=x.dtype)
+        count = torch.zeros(len(x), 1, dtype=x.dtype).index_add(0, edges[1], ones)
         return total / count.clamp(min=1)
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
@@ -90,6 +93,11 @@ class Scattered(Sums):
         return torch.zeros_like(x).scatter_add_(0, where, sent) + most
 
 
+CONVOLUTIONS = (
+    "GCNConv", "GATConv", "GATv2Conv", "SAGEConv", "GraphConv", "TransformerConv", "TAGConv", "ChebConv", "SGConv",
+)  # fmt: skip
+
+
 def graphs() -> Builders:
     try:
         with without_fake_kernels():
@@ -103,11 +111,9 @@ def graphs() -> Builders:
         return Built(make().eval(), (points, edges))
 
     table: dict[str, Callable[[], nn.Module]] = {"index_add": Sums, "scatter": Scattered}
-    names = ("GCNConv", "GATConv", "GATv2Conv", "SAGEConv", "GraphConv", "TransformerConv", "TAGConv", "ChebConv", "SGConv")
-    for name in names if gnn is not None else ():
-        options = {"K": 2} if name == "ChebConv" else {}
-        table[name] = partial(getattr(gnn, name), 16, 8, **options)
     if gnn is not None:
+        for name in CONVOLUTIONS:
+            table[name] = partial(getattr(gnn, name), 16, 8, **({"K": 2} if name == "ChebConv" else {}))
         table["GINConv"] = lambda: gnn.GINConv(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 8)))
         table |= {name: partial(getattr(gnn, name), 16, 32, num_layers=3, out_channels=8)
                   for name in ("GCN", "GraphSAGE", "GIN", "GAT")}  # fmt: skip
