@@ -108,6 +108,7 @@ def randomise(model: nn.Module, inputs: Inputs) -> None:
         model(*pytree.tree_map(lambda x: 2 * x if x.is_floating_point() else x, inputs))
     for hook in hooks:
         hook.remove()
+    model.eval()  # some keep what they computed of the parameters that were
 
 
 def traced(built: Built) -> tuple[Any, str, float]:
@@ -234,7 +235,7 @@ def sensitivity(built: Built, dtype: torch.dtype) -> float:
     return max(distance(floats(built.model(*pytree.tree_map(nudged, built.inputs))), exact) for _ in range(3))
 
 
-def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None]) -> None:
+def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None], *, single: bool) -> None:
     """Report what is found, in pieces: ``outcome`` is exact, refused, wrong, error, or unavailable."""
     torch.manual_seed(0)
     try:
@@ -250,7 +251,7 @@ def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None]
     if millions > LIMIT_PARAMS:
         return report({"outcome": "limit", "says": f"more than {LIMIT_PARAMS} M parameters"})
     for dtype, limit in LIMIT.items():
-        if dtype is torch.float64 and millions > LIMIT_DOUBLE:
+        if dtype is torch.float64 and (single or millions > LIMIT_DOUBLE):
             break
         try:
             built = cast(built, dtype)
