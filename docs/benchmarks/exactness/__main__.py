@@ -7,10 +7,11 @@ Each model has random weights and is carried to TD and RATE.  Inputs are split a
 element, into T = 2 events; after every step t the decoded output is compared with the ANN on the decoded input: the
 largest ``|decoded y_t - ANN(decoded x_t)| / |ANN(decoded x_t)|`` is reported.  Decoding is done here, in float64.
 ``moves`` is the largest change of the ANN's output since the first step, relative to it: there was something to follow.
-All is done twice: as `td_rewrite` does it, on decoded values where no neuron follows, and with a neuron behind the
-output that passes its events on, so that whatever may work on events does.  Token ids, time steps and edges of graphs
-are the same at every step.  Of a detector each part that is a network is measured on what the detector hands it; then
-the detector runs with the spiking part in its place, and its boxes and scores are compared too.
+All is done on both forms: as `td_rewrite` does it, on decoded values where no neuron follows, and with a neuron behind
+the output that passes its events on, so that whatever may work on events does; rows on values alone are of an earlier
+run, or of inputs that do not move.  Token ids, time steps and edges of graphs are the same at every step.  Of a
+detector each part that is a network is measured on what the detector hands it; in float64 the detector then runs with
+the spiking part in its place, and its boxes, scores and masks are compared too.
 
 A model is *exact* (1e-5 in float32, and 1e-12 in float64, if done), *refused* by name (`SnnpipeError`),
 *wrong*, or ends in another *error*; or it comes to a *limit*: 150 M parameters, 120 s of processor time, 4 GiB.  Wrong
@@ -56,7 +57,7 @@ COSTS = Path(__file__).with_name("costs.txt")
 SECONDS, GIB = 120, 4
 Record = dict[tuple[str, str], dict[str, Any]]
 COLUMNS = {"name": "model", "input": "input", "params": "M params", "front": "front end", "nodes": "nodes",
-           "seconds": "trace s", "float32": "float32", "float64": "float64", "moves": "moves"}  # fmt: skip
+           "seconds": "trace s", "on": "on", "float32": "float32", "float64": "float64", "moves": "moves"}  # fmt: skip
 
 
 def resident(pid: int) -> float:
@@ -119,7 +120,7 @@ def news(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
 
 
 def cell(row: dict[str, Any], key: str) -> str:
-    value = row.get(key, "")
+    value = row.get(key, "both" if key == "on" else "")
     if isinstance(value, float) and key in ("float32", "float64", "moves"):
         return f"{value:.1e}"
     return f"{value:.2f}" if key == "seconds" and value != "" else str(value)

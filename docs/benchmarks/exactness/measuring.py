@@ -172,7 +172,7 @@ def behind(node: Node, graph: Graph) -> Match | None:
 def wired(state: ConversionState) -> ConversionState:
     """With a neuron behind each output, so that all operators that may work on events do."""
     ends = dict.fromkeys(leaf.name for leaf in leaves(state.graph.output) if isinstance(leaf, Ref))
-    nodes = [Node(f"{name}_wire", "relu", FrozenMap(input=Ref(name))) for name in ends]
+    nodes = [Node(f"{name}_wire", "clone", FrozenMap(input=Ref(name))) for name in ends]
     output = map_leaves(lambda leaf: Ref(f"{leaf.name}_wire") if isinstance(leaf, Ref) else leaf, state.graph.output)
     state = attrs.evolve(state, graph=Graph((*state.graph.nodes, *nodes), output))
     return pipe(state, instrument(rules=(behind,)), replace(neuron=WIRE, threshold=fixed(1.0)))
@@ -247,7 +247,7 @@ def outcome(build: Callable[[], Built], report: Callable[[dict[str, Any]], None]
         return report({"outcome": "unavailable", "says": first_words(error)})
     millions = sum(p.numel() for p in built.model.parameters()) / 1e6
     shapes = " ".join("x".join(map(str, x.shape)) for x in pytree.tree_leaves(built.inputs))
-    report({"input": shapes, "params": round(millions, 1)})
+    report({"input": shapes, "params": round(millions, 1)} | ({} if floats(built.inputs) else {"on": "values"}))
     if millions > LIMIT_PARAMS:
         return report({"outcome": "limit", "says": f"more than {LIMIT_PARAMS} M parameters"})
     for dtype, limit in LIMIT.items():
