@@ -66,7 +66,7 @@ ENCODER_DECODERS = {
     "ProphetNetModel": {"num_hidden_layers": ...}, "MvpModel": {}, "NllbMoeModel": {}, "PLBartModel": {},
 }  # fmt: skip
 #: Classes that torch.export follows only with a mask.
-MASKED = ("SwitchTransformersModel",)
+MASKED = ("LongT5Model", "SwitchTransformersModel")
 VISION = {
     "ViTModel": {}, "DeiTModel": {}, "BeitModel": {}, "Dinov2Model": {}, "Dinov2WithRegistersModel": {},
     "DINOv3ViTModel": {}, "SwinModel": {"num_heads": [2, 4], "window_size": 2, "patch_size": 4}, "ConvNextModel": {},
