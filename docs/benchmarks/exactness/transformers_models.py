@@ -65,8 +65,6 @@ ENCODER_DECODERS = {
     "BlenderbotModel": {}, "M2M100Model": {}, "LEDModel": {"attention_window": [4, 4]},
     "ProphetNetModel": {"num_hidden_layers": ...}, "MvpModel": {}, "NllbMoeModel": {}, "PLBartModel": {},
 }  # fmt: skip
-#: Classes that torch.export follows only with a mask.
-MASKED = ("LongT5Model", "SwitchTransformersModel")
 VISION = {
     "ViTModel": {}, "DeiTModel": {}, "BeitModel": {}, "Dinov2Model": {}, "Dinov2WithRegistersModel": {},
     "DINOv3ViTModel": {}, "SwinModel": {"num_heads": [2, 4], "window_size": 2, "patch_size": 4}, "ConvNextModel": {},
@@ -145,8 +143,7 @@ def transformers() -> Builders:
 
     def both(name: str, own: dict[str, Any]) -> Built:
         model = made(name, own)
-        given = {"attention_mask": torch.ones(2, 12)} if name in MASKED else {}
-        return called(model, 0, given, **words(model, "inputs_embeds", "decoder_inputs_embeds"))
+        return called(model, **words(model, "inputs_embeds", "decoder_inputs_embeds"))
 
     def eyes(name: str, own: dict[str, Any]) -> Built:
         return called(made(name, own), pixel_values=torch.randn(2, 3, 64, 64))
