@@ -97,6 +97,15 @@ class Recurrent(Model):
         return torch.einsum("bld,bmd->blm", y, F.normalize(y, dim=-1)).softmax(-1)
 
 
+class AsksWhetherCompiled(Model):
+    """Makes a mask of its own, unless it is compiled."""
+
+    def forward(self, x, mask=None):
+        if mask is None and not torch.compiler.is_compiling():
+            mask = torch.ones(len(x), 1, dtype=x.dtype)
+        return self.r(self.a(x)) * mask[:, :1]
+
+
 def linear():
     return {"a": nn.Linear(6, 8), "r": nn.ReLU()}
 
@@ -124,6 +133,7 @@ MODELS = {
     "view by the tail of a shape": (lambda: ViewByTail(**linear()), h.vectors, 1),
     "P17 squeeze and excite": (squeezed, h.images, 1),
     "writes into views": (lambda: WritesIntoView(**linear()), h.vectors, 1),
+    "asks whether it is compiled": (lambda: AsksWhetherCompiled(**linear()), h.vectors, 1),
     "regions": (lambda: NoGradInside(**linear()), h.vectors, 1),
     "TransformerEncoderLayer": (encoder, words, 1),
     "TransformerEncoder": (lambda: nn.TransformerEncoder(encoder(), 2), words, 2),

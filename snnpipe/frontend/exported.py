@@ -82,16 +82,16 @@ def _first_right(
     lacking = bool(without_values(own))  # what holds a graph against its model runs both
     given = given.cast(device="meta") if lacking else given
     failure: Exception = RuntimeError("it treats one sample otherwise than several")
-    for tried, dynamic in _attempts(given):
+    for tried, dynamic, compiling in _attempts(given):
         met = Met()
-        with _plain_export(), undisturbed(), replaced(met):
+        with _plain_export(compiling), undisturbed(), replaced(met):
             try:
                 program = _export(root, tried, dynamic, leaves, known, axes)
                 refuse_transforms(program)
             except TraceError:
                 raise
             except Exception as error:
-                failure = error
+                failure = error if compiling else failure
                 continue
         if dynamic and any(name_of(node.target) in _UNCHECKED for node in program.graph.nodes):
             failure = RuntimeError("torch does not check the shapes of what it calls")
@@ -183,13 +183,15 @@ def _lowered(
     return lowered
 
 
-def _attempts(given: Example) -> Iterator[tuple[Example, bool]]:
-    """With any batch size where that is possible, else with the example's."""
+def _attempts(given: Example) -> Iterator[tuple[Example, bool, bool]]:
+    """With any batch size where that is possible, else with the example's; as if compiled, else as the model runs."""
     found = [leaf for leaf in pytree.tree_leaves((given.args, given.kwargs)) if isinstance(leaf, Tensor)]
     if all(tensor.shape[0] == 1 for tensor in found if tensor.ndim):  # a size of 1 is always taken for a constant
-        yield Example(*pytree.tree_map(_doubled, (given.args, given.kwargs))), True
-    yield given, True
-    yield given, False
+        yield Example(*pytree.tree_map(_doubled, (given.args, given.kwargs))), True, True
+    yield given, True, True
+    yield given, False, True
+    yield given, True, False
+    yield given, False, False
 
 
 def _export(
@@ -249,15 +251,28 @@ def _with_parts(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
 
 
 @contextmanager
-def _plain_export() -> Iterator[None]:
-    """Ops as the model writes them: no fused fast paths, no regions of their own for gradients, no words of torch's."""
-    fast = torch.backends.mha.get_fastpath_enabled()
+def _plain_export(compiling: bool = True) -> Iterator[None]:
+    """Ops as the model writes them: no fused fast paths, no regions of their own for gradients, no words of torch's.
+
+    Args:
+        compiling: what the model finds when it asks torch whether it is compiled or exported; some then leave out what
+            they do as a rule, such as making a mask.
+    """
+    fast, asked = torch.backends.mha.get_fastpath_enabled(), {name: getattr(torch.compiler, name) for name in _ASKED}
     torch.backends.mha.set_fastpath_enabled(False)
     try:
+        for name in () if compiling else _ASKED:
+            setattr(torch.compiler, name, bool)
         with torch.no_grad(), followed(), silenced(), _InCalls():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        for name, function in asked.items():
+            setattr(torch.compiler, name, function)
+
+
+#: Functions of ``torch.compiler`` by which a model asks how it is run.
+_ASKED = [name for name in ("is_compiling", "is_dynamo_compiling", "is_exporting") if hasattr(torch.compiler, name)]
 
 
 _DATA: Any = Tensor.data

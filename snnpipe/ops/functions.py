@@ -117,7 +117,10 @@ class OnCopies:
 
 @attrs.frozen
 class WriteThrough:
-    """A copy of a tensor, or of several, with a value written to a view of it, made by ``views``, one by one."""
+    """A copy of a tensor with a value written to a view of it, made by ``views``, one after the other.
+
+    Of a call that gives several tensors the copy is of them all, and the first view takes one.
+    """
 
     views: tuple[Callable[..., Any], ...]
 
