@@ -57,6 +57,8 @@ def work(rank: int, size: int, folder: str, repeats: int) -> None:
             times.append((time.perf_counter() - wall, time.process_time() - processor))
         found[name] = tuple(map(min, zip(*times[1:], strict=True)))
     torch.save(found, f"{folder}/{rank}of{size}")
+    if size > 1:
+        distributed.destroy_process_group()
 
 
 def main() -> None:
