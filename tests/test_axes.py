@@ -4,7 +4,20 @@ import pytest
 import torch
 from torch import nn
 
-from snnpipe import InputError, StageError, TraceError, calibrate, pipe, report, td_rewrite, to_module, to_snn, trace
+from snnpipe import (
+    InputError,
+    StageError,
+    TraceError,
+    calibrate,
+    correct_bias,
+    pipe,
+    replace,
+    report,
+    td_rewrite,
+    to_module,
+    to_snn,
+    trace,
+)
 from tests.helpers import assert_close
 
 IDS = torch.randint(0, 11, (3, 6), generator=torch.Generator().manual_seed(0))
@@ -99,6 +112,22 @@ def test_a_length_that_hangs_on_others_needs_an_example_of_them():
 def test_axes_that_are_not_there(axes, message):
     with pytest.raises(TraceError, match=message):
         trace(encoder(), example=IDS, dynamic_axes=axes)
+
+
+@pytest.mark.filterwarnings("ignore::snnpipe.ThresholdWarning")
+@pytest.mark.parametrize("free", [True, False])
+def test_what_each_neuron_has_of_its_own_is_for_one_length(free):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval(), torch.randn(600, 6, 4)
+    state = trace(model, example=x, dynamic_axes={"input": (1,)}) if free else trace(model)
+    measured = pipe(state, calibrate([x]), replace)
+    per_channel = pipe(measured, correct_bias([x], T=4), to_snn)
+    per_neuron = pipe(measured, correct_bias([x], T=4, per="neuron"), to_snn)
+    assert per_neuron(x[:2], T=4).shape == (2, 6, 3)
+    for n in (1, 3):  # one would be stretched to six
+        assert per_channel(x[:2, :n], T=4).shape == (2, n, 3)
+        with pytest.raises(InputError, match=r"input has shape \(2, \d, 4\) at each step.*\(B, 6, 4\)"):
+            per_neuron(x[:2, :n], T=4)
 
 
 def test_what_axes_are_for():

@@ -7,7 +7,7 @@ neuron is its current, of all samples; ``runtime.shelf`` says where.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from snnpipe.codes import Clock, Code
+from snnpipe.containers import packed
 from snnpipe.emit import module_tree, neuron_path
 from snnpipe.errors import StageError
-from snnpipe.frozen import FrozenMap, map_leaves
-from snnpipe.graph import Graph, Node, Param, Ref, redirecting, unique_name
+from snnpipe.frozen import FrozenMap, freeze, map_leaves
+from snnpipe.graph import Graph, Node, Param, Ref, Traced, redirecting, unique_name
+from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.ops.lift import lift, unlift
 from snnpipe.ops.modules import held
 from snnpipe.runtime.activations import activation
@@ -48,6 +50,7 @@ def adjusted(
     processes = Together(group, called, same, device or home(state))
     with processes as everyone, torch.no_grad(), Shelf(WAITING if budget is None else budget) as shelf:
         inputs = bound(state, batches, called, limit, forward, everyone)
+        sizes = everyone.shares(_sizes(inputs[0]) if inputs and per == "neuron" else None)
         data = parts(inputs, state.graph, whole, len(clocks), budget)
         journey = _Journey(state, data, code, clocks, shelf, device, called)
         for way, own_way in journey.ways:
@@ -67,7 +70,30 @@ def adjusted(
     taken = sorted(made.keys() & state.params.keys())
     if taken:
         raise StageError(f"{called}: {taken[0]} is there already; correct a state once, before any other copy of it")
-    return state.evolve(*events, graph=_adjusted(state.graph, found), params=state.params | made)
+    graph = _adjusted(_of_sizes(state.graph, next((own for own in sizes if own is not None), {})), found)
+    return state.evolve(*events, graph=graph, params=state.params | made)
+
+
+def _sizes(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The sizes of inputs, of any batch."""
+
+    def one(leaf: Any) -> Any:
+        return Traced((None, *leaf.shape[1:])[: leaf.ndim], leaf.dtype) if isinstance(leaf, Tensor) else leaf
+
+    return {name: map_leaves(one, freeze(packed(value))) for name, value in given.items()}
+
+
+def _of_sizes(graph: Graph, sizes: Mapping[str, Any]) -> Graph:
+    """The graph for inputs of these sizes alone: what each neuron has of its own fits no others."""
+
+    def both(now: Any, before: Any) -> Any:
+        return attrs.evolve(now, shape=(*before.shape[:1], *now.shape[1:])) if isinstance(before, Traced) else now
+
+    def one(node: Node) -> Node:
+        now, before = sizes.get(node.get("name")) if node.op == "input" else None, node.get("shape")
+        return node if now is None else node.evolve(shape=now if before is None else zip_leaves(both, now, before))
+
+    return Graph(tuple(map(one, graph)), graph.output)
 
 
 class _Journey:
