@@ -220,6 +220,9 @@ def misfit(error: Exception, given: Mapping[Any, Any], root: nn.Module) -> str:
     held = tensors(dict(given))
     if isinstance(error, KeyError):
         return f"the model reads the key {said}, which is not there"
+    if said.startswith("index out of range in self"):
+        most = [f"{name} up to {int(x.max())}" for name, x in given.items() if _looks_up(x)]
+        return f"an index is beyond the table it is looked up in, a vocabulary or a list of places: {', '.join(most)}"
     if _OF_DTYPES.search(said):
         dtypes = {tensor.dtype for tensor in root.state_dict().values() if tensor.is_floating_point()}
         got = ", ".join(_short(tensor.dtype) for tensor in held)
@@ -230,6 +233,10 @@ def misfit(error: Exception, given: Mapping[Any, Any], root: nn.Module) -> str:
         f"inputs of shapes {_listed(tuple(tuple(tensor.shape) for tensor in held))}: {said}. Give them as the ANN "
         "takes them, (B, ...); event sequences with a time axis in front, (T, B, ...)"
     )
+
+
+def _looks_up(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 0 and _kind(value.dtype) == "whole numbers"
 
 
 def _short(dtype: torch.dtype) -> str:
