@@ -212,12 +212,12 @@ def check(
         if node.op != "input"
     )
     notes = tuple(f"{e.subject} {e.action}: {e.detail}" for e in state.history if e.action == "not folded")
-    notes += _late(state.graph, placed, before_neuron)
     ann, lacking = ann_multiplications(state.graph, state.params), without_values(state.params)
     if lacking:
         asking = [node for node in state.graph if _op(node) in _BY_VALUE and {*param_keys(node.operands)} & {*lacking}]
         asked = [f"{node.path} ({_op(node)})" for node in asking]
         notes += (_ON_META, *(f"with values, {name} may be another operator, or a site" for name in asked))
+    notes += _late(state.graph, placed, before_neuron)
     if target is None:
         return Verdict(nodes, "", _front_end(state), notes, ann=ann)
     exceeded = limits(state.graph, state.params, target, converted=converted and not lacking)
