@@ -36,7 +36,9 @@ def bind(graph: Graph, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dic
     if len(inputs) > len(names) or missing or unknown or twice:
         raise InputError(
             f"this network takes {len(names)} input{'s' * (len(names) > 1)}, {', '.join(names)}; "
-            f"got {len(inputs)} by position" + (f" and {', '.join(named)} by name" if named else "")
+            f"got {len(inputs)} by position"
+            + (f" and {', '.join(named)} by name" if named else "")
+            + f"; {OF_TEXTS}" * reads_texts(names)
         )
     if not tensors(given):
         kinds = ", ".join(type(value).__name__ for value in given.values())
@@ -265,6 +267,15 @@ def steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int
             "for one input presented for T steps write snn(x, T=...)"
         )
     return lengths.pop()
+
+
+#: What makes the inputs of a language model that was traced with its cache.
+OF_TEXTS = "write prompt(network, input_ids, attention_mask), which makes all of them of a text"
+
+
+def reads_texts(names: Collection[str]) -> bool:
+    """Whether inputs are those of a language model with its cache."""
+    return {"input_ids", "past"} <= {*names}
 
 
 #: How many first steps a readout leaves out.
