@@ -20,7 +20,7 @@ from torch import Tensor
 
 from snnpipe.errors import SnnpipeError
 from snnpipe.exchange import torch_names as names
-from snnpipe.frontend.overloads import Overload, the_overload
+from snnpipe.frontend.overloads import Overload
 from snnpipe.frozen import FrozenMap
 
 _KNOWN = frozenset(names.TENSORS.split())
@@ -90,7 +90,7 @@ def function(name: Any) -> Callable[..., Any]:
         SnnpipeError: it is not one of those a file may name, or this torch has none of that name.
     """
     if isinstance(name, str) and _is_overload(name):
-        overload = the_overload(name)
+        overload = Overload(name)
         try:
             overload.found  # noqa: B018
         except AttributeError:

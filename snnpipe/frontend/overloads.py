@@ -5,7 +5,6 @@ It is the overload itself: the Python function of its name may have other defaul
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import attrs
@@ -29,9 +28,6 @@ class Overload:
 
     qualified: str
 
-    def __reduce__(self) -> Any:
-        return the_overload, (self.qualified,)
-
     @property
     def __name__(self) -> str:
         return self.qualified.split("::")[1].partition(".")[0]
@@ -48,12 +44,6 @@ class Overload:
         return self.found(*args, **kwargs)
 
 
-@cache
-def the_overload(qualified: str) -> Overload:
-    """The overload of a name, always the same object: fx of torch 2.6 takes equal ones for two of one name."""
-    return Overload(qualified)
-
-
 def outs(function: Any) -> frozenset[str]:
     """The arguments that a function overwrites whole, by keyword: ``out``, or as an overload calls them."""
     if not isinstance(function, Overload):
@@ -64,5 +54,5 @@ def outs(function: Any) -> frozenset[str]:
 def as_function(overload: OpOverload | OpOverloadPacket) -> Overload:
     """What to call for an overload, or all of a name, that no row fits."""
     if isinstance(overload, OpOverloadPacket):
-        return the_overload(overload._qualified_op_name)
-    return the_overload(f"{overload.namespace}::{name_of(overload)}.{overload._overloadname}")
+        return Overload(overload._qualified_op_name)
+    return Overload(f"{overload.namespace}::{name_of(overload)}.{overload._overloadname}")
