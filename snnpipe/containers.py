@@ -159,7 +159,10 @@ def unknown(value: Any, where: str = "") -> str:
         f"trace: the model hands on a {name}" + f" at {where}" * bool(where) + ", and what it holds cannot be seen.\n"
         f"  Make {name} a dataclass, a named tuple or a dict, or let torch know it:\n"
         f"  torch.utils._pytree.register_pytree_node({name}, flatten, unflatten)"
-    )
+    ) + (
+        "\n  Or leave a cache of keys and values out, trace(constants={'use_cache': False}), or carry it along,\n"
+        "  trace_decoder(example=input_ids)"
+    ) * name.endswith("Cache")
 
 
 def _solid(cls: type) -> Any:

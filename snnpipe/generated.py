@@ -33,6 +33,7 @@ def compiled(code: fx.Graph) -> Callable[..., Any]:
     env: dict[fx.Node, fx.Node] = {}
     objects: dict[str, Any] = {}
     root: Any = _Name("self")
+    same = dict[Any, Any]().setdefault  # fx of torch 2.6 takes equal functions for two of one name
 
     def by_reference(leaf: Any) -> Any:
         if isinstance(leaf, fx.Node):
@@ -51,7 +52,7 @@ def compiled(code: fx.Graph) -> Callable[..., Any]:
         elif _is_nameless(node):
             made = target.call_function(call, (by_reference(node.target), args, kwargs))
         else:
-            made_of = safe_argument(str(node.target)) if node.op == "placeholder" else node.target
+            made_of = safe_argument(str(node.target)) if node.op == "placeholder" else same(node.target, node.target)
             made = target.create_node(node.op, made_of, args, kwargs, _named(node))  # type: ignore[arg-type]
         env[node] = made
     source = target.python_code("self")
@@ -68,6 +69,7 @@ def packaged(code: fx.Graph, root: nn.Module) -> fx.GraphModule:
     target = fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     names, content = safe_paths(root), dict[str, Any]()
+    same = dict[Any, Any]().setdefault
 
     def printable(leaf: Any) -> Any:
         if isinstance(leaf, fx.Node):
@@ -91,6 +93,7 @@ def packaged(code: fx.Graph, root: nn.Module) -> fx.GraphModule:
             made_of = safe_argument(str(made_of))
         elif _is_nameless(node):
             made_of, args, kwargs = call, (attribute(f"_object_{len(content)}", made_of), args, kwargs), {}
+        made_of = same(made_of, made_of)
         made = env[node] = target.create_node(node.op, made_of, args, kwargs, _named(node))  # type: ignore[arg-type]
         made.meta = dict(node.meta)
     return fx.GraphModule(content, target)

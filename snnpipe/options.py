@@ -15,6 +15,7 @@ from os import PathLike
 from typing import Any
 
 import attrs
+from torch import nn
 
 from snnpipe.checks import Check, RefusalError
 from snnpipe.errors import InputError, SnnpipeError
@@ -113,7 +114,7 @@ def _function(count: int, options: bool, value: Any) -> Any:
     if not callable(value):
         raise TypeError
     try:
-        signature = inspect.signature(value)
+        signature = inspect.signature(value.forward if isinstance(value, nn.Module) else value)  # a call takes anything
     except (TypeError, ValueError):  # of C functions nobody knows
         return value
     parameters = signature.parameters.values()

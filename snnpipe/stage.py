@@ -42,7 +42,7 @@ Requirement = tuple[Callable[[ConversionState], bool], str]
 #: Of stages that read weights or data.
 HAS_VALUES: Requirement = (
     lambda state: not without_values(state.params),
-    "the weights are on the meta device and have no values; check(model) needs none, this stage does: load them "
+    "the weights are on the meta device and have no values; check(model) needs none, this does: load them "
     "(model.to_empty(device=...), then load_state_dict) and trace again",
 )
 

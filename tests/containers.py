@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import attrs
+from torch.export import register_dataclass
 from torch.utils import _pytree as pytree
 
 Pair = namedtuple("Pair", "a b")
@@ -70,7 +71,7 @@ class RegisteredRecord:
     b: Any = None
 
 
-pytree.register_dataclass(RegisteredRecord)
+register_dataclass(RegisteredRecord)
 
 
 class OwnDict(dict):

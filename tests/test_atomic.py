@@ -108,3 +108,10 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_file, "write_atomically", lambda path, write: write(Full()))
     with pytest.raises(SnnpipeError, match="file cannot be written: No space left on device"):
         write_sealed({"a": torch.ones(3)}, str(tmp_path / "file"))
+
+
+def test_a_folder_that_is_not_there_is_said_of_the_file_asked_for(tmp_path):
+    path = str(tmp_path / "missing" / "x")
+    with pytest.raises(FileNotFoundError) as error:
+        write_atomically(path, lambda file: None)
+    assert error.value.filename == path

@@ -99,6 +99,13 @@ def test_a_length_that_hangs_on_others_needs_an_example_of_them():
     assert_close(to_module(state)(*other), Both()(*other))
     with pytest.raises(TraceError, match="does not take the example"):
         trace(Both(), example=example, dynamic_axes=axes, check=(other[0], example[1]))
+    with pytest.raises(TraceError, match=r"axis 1 of y has size 10 here and 6 in .*dynamic_axes={'y': \(1,\)"):
+        trace(Both(), example=example, dynamic_axes={"x": (1,)}, check=other)
+
+
+def test_an_example_that_the_model_does_not_take_is_said():
+    with pytest.raises(TraceError, match=r"the model itself does not take the example: .*expected input"):
+        trace(nn.Conv2d(1, 2, 3), example=torch.randn(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(

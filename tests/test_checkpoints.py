@@ -152,7 +152,7 @@ def test_another_mask_is_refused(tmp_path):
 def test_half_a_file_is_refused(size, tmp_path):
     kept(tmp_path / "x", batches()[:4])
     (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:size])
-    with pytest.raises(CalibrationError, match=r"x .*; delete it to begin anew"):
+    with pytest.raises(CalibrationError, match=r"x .*; give another path, or delete it to begin anew"):
         kept(tmp_path / "x")
 
 

@@ -236,6 +236,12 @@ def test_evaluate_below_what_was_asked_is_a_no(line, saved):
     assert "the data have no labels" in line.err
 
 
+@pytest.mark.parametrize("name", ["sweep", "suggest"])
+def test_data_without_labels_are_said(name, line):
+    assert line(f"{name} mymodel:net --data mymodel:batches") == 2
+    assert "these data have no labels" in line.err
+
+
 def test_random_spikes_are_those_of_the_seed(line, saved):
     for command in ("evaluate", "explain"):
         said = []

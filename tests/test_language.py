@@ -9,6 +9,7 @@ from torch import nn
 
 from snnpipe import (
     TRANSFORMER_RULES,
+    CalibrationError,
     InputError,
     StageError,
     TraceError,
@@ -168,6 +169,13 @@ def test_what_is_no_decoder_is_refused(state, model):
         generate(td, IDS, tokens=1)
     with pytest.raises(InputError, match="a state runs as the ANN, without steps"):
         perplexity(state, [IDS], T=4)
+    with pytest.raises(InputError, match=r"write perplexity\(network, \[input_ids\], \.\.\.\)"):
+        perplexity(state, IDS)
+    with pytest.raises(InputError, match=r"an index is beyond the table .*input_ids up to 9999"):
+        generate(td, torch.full((1, 2), 9999), tokens=1, T=1)
+    for wrong in ({"input_ids": IDS}, IDS):
+        with pytest.raises(CalibrationError, match=r"write prompt\(network, input_ids"):
+            pipe(state, instrument(rules=TRANSFORMER_RULES), calibrate([wrong]))
     with pytest.raises(InputError, match="padded on the left"):
         prompt(td, IDS, MASK.flip(1))
     with pytest.raises(InputError, match=r"attention_mask is \(2, 8\), and input_ids \(2, 9\)"):

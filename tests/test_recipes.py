@@ -7,6 +7,7 @@ import attrs
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from snnpipe import RATE, InputError, digest, fuse, pipe, recipes, sweep, trace
 from snnpipe.recipes import RECIPES
@@ -168,6 +169,19 @@ def test_networks_are_compared_beside_recipes():
         sweep(model, batches=[x], data=data)
     with pytest.raises(InputError, match=r"networks\['mine'\] must be a converted network"):
         sweep(model, batches=[x], data=data, networks={"mine": model})
+    with pytest.raises(InputError, match="a recipe is called 'opi', too"):
+        sweep(model, ["opi"], batches=[x], data=data, networks={"opi": made.snn})
+
+
+def test_labelled_data_may_be_a_loader_and_networks_need_no_other():
+    model, x = deep(), vectors(5).float()
+    labels = model(x).argmax(1)
+    snn, loader = recipes.opi()(model, [x], T=4).snn, DataLoader(TensorDataset(x, labels), batch_size=2)
+    assert sweep(model, data=loader, T=(4,), networks={"mine": snn}) == sweep(
+        model, data=[*loader], T=(4,), networks={"mine": snn}
+    )
+    with pytest.raises(InputError, match=r"data is a list or a loader of batches \(x, labels\)"):
+        sweep(model, data=DataLoader(x), T=(4,), networks={"mine": snn})
 
 
 def test_a_sweep_is_a_table_and_a_figure(tmp_path):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from snnpipe import SnnpipeError, TraceError, UnsupportedError, calibrate, fuse, pipe, to_module, to_snn, trace
+from snnpipe import SnnpipeError, TraceError, UnsupportedError, calibrate, check, fuse, pipe, to_module, to_snn, trace
 from tests.helpers import assert_close, assert_converges, assert_untouched, line_of, settled, snapshot, spiking, vectors
 from tests.models import Model
 
@@ -60,6 +60,20 @@ def test_an_untraceable_model_names_the_line_and_the_fix(kind):
     assert line_of(kind.forward, "# here") in text
     assert "trace(leaves=(" in text
     assert_untouched(before, model)
+
+
+def test_a_model_that_cannot_be_followed_may_have_a_part_that_can():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Sequential(nn.Linear(6, 6), nn.ReLU()), BranchOnData(a=nn.Linear(6, 6)))
+    with pytest.raises(TraceError, match=r"leave the rest as it is: trace\(part='1'\)"):
+        trace(model)
+
+
+def test_layers_behind_the_last_neuron_are_noted():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.SiLU(), nn.Linear(8, 2), nn.Softmax(1))
+    note = "layers behind the last neuron run as the ANN's, from 3 (silu) on"
+    assert check(model).notes == (note,)
+    assert note in str(check(spiking(model, torch.randn(8, 4))))
+    assert check(model[:3]).notes == check(nn.Sequential(*model[:3], nn.Softmax(1))).notes == ()
 
 
 def test_an_untraceable_line_inside_a_block_is_found():

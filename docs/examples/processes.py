@@ -7,9 +7,7 @@ from torch import nn
 from snnpipe import calibrate, checkpoint, correct_bias, evaluate, fuse, pipe, replace, save, to_snn, trace
 
 
-def main():
-    dist.init_process_group("gloo")
-    rank, size, group = dist.get_rank(), dist.get_world_size(), dist.group.WORLD
+def work(rank, size, group):
     torch.manual_seed(0)  # the same model and data in every process
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4)).eval()
     images = torch.randn(2000, 16)
@@ -25,8 +23,9 @@ def main():
     if rank == 0:  # all have the same
         save(snn, "snn.safetensors")
         print(found)
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    dist.init_process_group("gloo")
+    work(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
+    dist.destroy_process_group()

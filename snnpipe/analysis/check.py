@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -16,12 +17,12 @@ from snnpipe.analysis.tables import short
 from snnpipe.analysis.targets import Target
 from snnpipe.checks import takes
 from snnpipe.errors import SiteWarning, StageError, TraceError, UnsupportedError
-from snnpipe.graph import Node, param_keys
+from snnpipe.graph import Graph, Node, param_keys
 from snnpipe.kernels.codebook import UNITS
 from snnpipe.markup.style import piece
 from snnpipe.markup.tables import table
 from snnpipe.markup.tags import Markup, more, tag
-from snnpipe.ops.lift import Case, Form, graded_units, has_neurons, place, unlift
+from snnpipe.ops.lift import Case, Form, Placement, graded_units, has_neurons, place, unlift
 from snnpipe.ops.modules import held
 from snnpipe.options import instance, optional
 from snnpipe.runtime.network import SpikingNetwork
@@ -90,7 +91,11 @@ class Verdict:
 
     @property
     def fully_spiking(self) -> bool:
-        """Whether every unit between input and readout is a neuron."""
+        """Whether every unit between input and readout is a neuron.
+
+        What is behind the last neuron is the readout, which runs as the ANN does; a note says where it is more than a
+        layer.
+        """
         units = {node.unit for node in self.nodes}
         return self.ok and "graded" not in units and bool(units & set(UNITS))
 
@@ -212,6 +217,7 @@ def check(
         asking = [node for node in state.graph if _op(node) in _BY_VALUE and {*param_keys(node.operands)} & {*lacking}]
         asked = [f"{node.path} ({_op(node)})" for node in asking]
         notes += (_ON_META, *(f"with values, {name} may be another operator, or a site" for name in asked))
+    notes += _late(state.graph, placed, before_neuron)
     if target is None:
         return Verdict(nodes, "", _front_end(state), notes, ann=ann)
     exceeded = limits(state.graph, state.params, target, converted=converted and not lacking)
@@ -228,6 +234,15 @@ _ON_META = (
 _BY_VALUE = frozenset({"prelu", "clamp", "where", "clip", "fmax", "fmin", "max", "maximum", "min", "minimum"})
 _NO_SIZES = "sizes of maps are not known and not checked; write check(model, target=..., example=x)"
 _NO_VALUES = "weights and thresholds are looked at once there are neurons: check(pipe(model, ..., absorb), target=...)"
+
+
+def _late(graph: Graph, placed: Mapping[str, Placement], before_neuron: set[str]) -> tuple[str, ...]:
+    """That layers follow on operators that are not linear, all of them behind the last neuron."""
+    behind = [node for node in graph if before_neuron and node.name not in before_neuron and node.op != "input"]
+    layers = [node.name for node in behind if placed[node.name].case is Case.LINEAR and param_keys(node.operands)]
+    before_layer, nonlinear = graph.ancestors(layers), (Case.BILINEAR, Case.GENERAL)
+    late = (n for n in behind if n.name in before_layer and placed[n.name].case in nonlinear)
+    return tuple(f"layers behind the last neuron run as the ANN's, from {n.path} ({_op(n)}) on" for n in [*late][:1])
 
 
 def _traced(model: Any, options: dict[str, Any]) -> ConversionState:

@@ -24,6 +24,7 @@ from snnpipe.runtime.batches import Reader
 from snnpipe.runtime.depth import depth
 from snnpipe.runtime.inputs import TORCH_SAYS
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.stage import HAS_VALUES
 from snnpipe.stages.to_snn import to_module
 from snnpipe.stages.together import ALONE, Together
 from snnpipe.state import ConversionState
@@ -165,7 +166,7 @@ def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: s
     """Run the ANN on labelled data; there must be some, unless ``none`` is fine too.
 
     Raises:
-        StageError: it is a part of a model.
+        StageError: it is a part of a model, or its weights have no values.
         InputError: its answers are no classes of as many samples as there are labels.
     """
     if state.whole is not None:
@@ -173,6 +174,9 @@ def judging(state: ConversionState, data: Sequence[tuple[Any, Tensor]], where: s
             f"{where}: {state.whole.path} is a part and no classifier; convert it by each recipe and embed what they "
             "give"
         )
+    has_values, sentence = HAS_VALUES
+    if not has_values(state):
+        raise StageError(f"{where}: {sentence}")
     labels = _all([y.cpu() for _, y in data])
     ann, inputs, answers = to_module(state), list[tuple[Any, ...]](), list[Tensor]()
 

@@ -121,7 +121,7 @@ class Suggestions:
        wires=optional(WHOLE), seconds=POSITIVE, recipes=optional(RECIPES_ASKED), T=TIMES, confidence=CONFIDENCE,
        seed=whole(0), progress=FLAG)  # fmt: skip
 def suggest(
-    model: nn.Module | ConversionState, *, batches: Iterable[Any], data: Sequence[tuple[Any, Tensor]],
+    model: nn.Module | ConversionState, *, batches: Iterable[Any], data: Iterable[tuple[Any, Tensor]],
     accuracy: float = 0.99, latency: int | None = None, wires: int | None = None, seconds: float = 600.0,
     recipes: Iterable[Recipe | str] | None = None, T: Sequence[int] = (1, 2, 4, 8, 16, 32),
     forward: Forward | None = None, confidence: float = 0.95, seed: int = 0, progress: bool = False,
@@ -163,7 +163,7 @@ def suggest(
     start, state = time.monotonic(), pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     chosen: Any = candidates(wires) if recipes is None else recipes
     with torch.no_grad():
-        judge = judging(state, data, "suggest")
+        judge = judging(state, list(data), "suggest")
         if forward is not None:
             batches = read_by_name(state, batches, "suggest", forward)
         entries = Entries(tuple(chosen), state, batches, judge)

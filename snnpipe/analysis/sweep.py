@@ -94,15 +94,17 @@ def _recipes(value: Any) -> list[Recipe]:
 
 
 def _shard(value: Any) -> Any:
-    if not isinstance(value, Sequence) or not all(_is_pair(pair) for pair in value):
+    pairs = list(BATCHES.accept(value))
+    if not all(map(_is_pair, pairs)):
         raise TypeError
-    return value
+    return pairs
 
 
 def _labelled(value: Any) -> Any:
-    if not _shard(value):
+    pairs = _shard(value)
+    if not pairs:
         raise TypeError
-    return value
+    return pairs
 
 
 def _is_pair(pair: Any) -> bool:
@@ -114,7 +116,7 @@ def _is_pair(pair: Any) -> bool:
 
 
 #: For arguments that are labelled data, data that may be none, recipes, numbers of steps.
-DATA = Check("is a list of batches (x, labels)", _labelled, "write [(images, labels)] or list(loader)")
+DATA = Check("is a list or a loader of batches (x, labels)", _labelled, "write [(images, labels)]")
 SHARD = attrs.evolve(DATA, accept=_shard)
 RECIPES_ASKED = Check("must be a list of recipes or their names", _recipes, 'write ["opi", recipes.snm()]')
 TIMES = several(STEPS, "numbers of steps")
@@ -128,8 +130,8 @@ def sweep(
     model: nn.Module | ConversionState,
     recipes: Iterable[Recipe | str] = (),
     *,
-    batches: Iterable[Any],
-    data: Sequence[tuple[Any, Tensor]],
+    batches: Iterable[Any] = (),
+    data: Iterable[tuple[Any, Tensor]],
     T: Sequence[int] = (1, 2, 4, 8),
     networks: Mapping[str, SpikingNetwork] = EMPTY,
     forward: Forward | None = None,
@@ -143,9 +145,10 @@ def sweep(
     Args:
         model: the network, or the state it was traced to.
         recipes: values or names of ``snnpipe.recipes``.
-        batches: calibration data as ``calibrate`` takes it; read more than once.
-        data: batches ``(x, labels)``, labels (B,) of class indices; the prices are counted on the first few samples.  x
-            is a batch as ``calibrate`` takes it: of several inputs, a tuple or a dictionary.
+        batches: calibration data as ``calibrate`` takes it; read more than once.  ``networks`` need none.
+        data: batches ``(x, labels)``, labels (B,) of class indices, a list or a loader; kept in memory.  The prices are
+            counted on the first few samples.  x is a batch as ``calibrate`` takes it: of several inputs, a tuple or a
+            dictionary.
         T: for which numbers of steps; each gets a network of its own, for thresholds may depend on it.
         networks: converted ones by name, run for each T on the schedule ``"step"`` beside those of the recipes.
         forward: how ``batches`` are read, as for ``calibrate``.
@@ -160,9 +163,11 @@ def sweep(
     >>> [(outcome.recipe, outcome.T, outcome.accuracy) for outcome in found.outcomes][-1]
     ('snm', 32, 100.0)
     """
-    recipes = list(recipes)
+    recipes, data = list(recipes), list(data)
     if not recipes and not networks:
         raise InputError('sweep: there is nothing to compare; write sweep(model, ["opi", "snm"], ...), networks={...}')
+    for name in networks.keys() & {recipe.name for recipe in recipes if isinstance(recipe, Recipe)}:
+        raise InputError(f"sweep: networks: a recipe is called {name!r}, too; call the network otherwise")
     state = pipe(model if isinstance(model, ConversionState) else trace(model), fuse)
     if group is ...:
         DATA.hold(data, "data", "sweep", InputError)

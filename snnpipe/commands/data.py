@@ -64,6 +64,14 @@ def required_batches(given: Namespace) -> Iterable[Any]:
     return batches(given) or ()
 
 
+def labelled(batches: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Batches with labels, as ``sweep`` and ``suggest`` take them."""
+    found = list(batches)
+    if not all(isinstance(batch, tuple | list) and len(batch) == 2 for batch in found):
+        raise UsageError("accuracy is measured on batches (x, labels); these data have no labels")
+    return [(x, labels) for x, labels in found]
+
+
 def _batches(text: str, given: Namespace) -> Iterable[Any]:
     if any(std == 0 for std in given.std):
         raise UsageError("--std: nothing can be divided by 0")

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from snnpipe.checks import RefusalError
 from snnpipe.commands.parser import Parser
 from snnpipe.errors import SnnpipeError
-from snnpipe.exchange.tensor_file import reason
 from snnpipe.kernels.temporal import zip_leaves
 from snnpipe.recipe import Converted
+from snnpipe.stages.batches import usable
 from snnpipe.state import ConversionState
 
 
@@ -24,21 +25,11 @@ def device_option(parser: Parser) -> None:
     parser.add_argument("--device", type=_device, metavar="NAME", help=about)
 
 
-def there() -> list[str]:
-    """The devices of this machine."""
-    found = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    return found + ["mps"] * torch.backends.mps.is_available()
-
-
 def _device(text: str) -> torch.device:
     try:
-        device = torch.device(text)
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise ArgumentTypeError(f"{text} cannot be used ({reason(error)}); there is {', '.join(there())}") from error
-    return device
+        return usable(text)
+    except RefusalError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def moved(thing: Any, given: Namespace) -> Any:

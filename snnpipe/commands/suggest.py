@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from snnpipe.analysis.suggest import suggest
 from snnpipe.commands.command import Answer, Command
-from snnpipe.commands.data import data_options, required_batches
+from snnpipe.commands.data import data_options, labelled, required_batches
 from snnpipe.commands.devices import device_option
 from snnpipe.commands.parser import Parser, share, whole
 from snnpipe.commands.plain import as_table
@@ -26,10 +26,9 @@ def _arguments(parser: Parser) -> None:
 
 def _run(given: Namespace) -> Answer:
     batches = required_batches(given)
-    data = [tuple(batch) if isinstance(batch, list) else batch for batch in batches]
     found = suggest(
-        subject(given.model, given), batches=batches, data=data, accuracy=given.accuracy, latency=given.latency,
-        wires=given.wires, seconds=given.seconds, progress=given.progress,
+        subject(given.model, given), batches=batches, data=labelled(batches), accuracy=given.accuracy,
+        latency=given.latency, wires=given.wires, seconds=given.seconds, progress=given.progress,
     )  # fmt: skip
     return Answer(str(found), as_table(found), any(one.enough for one in found.found))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
 
 from snnpipe.analysis.plots import require_matplotlib
 from snnpipe.analysis.sweep import sweep
 from snnpipe.commands.command import Answer, Command, UsageError
-from snnpipe.commands.data import batches_of, data_options, required_batches
+from snnpipe.commands.data import batches_of, data_options, labelled, required_batches
 from snnpipe.commands.devices import device_option
 from snnpipe.commands.parser import Parser, new_file, several, whole
 from snnpipe.commands.plain import as_table
@@ -50,19 +49,13 @@ def _run(given: Namespace) -> Answer:
         if not isinstance(made, SpikingNetwork):
             raise UsageError(f"{text} ends in a state; write {text} | to_snn")
         networks[text] = made
-    data = [_labelled(batch) for batch in (batches if given.test is None else batches_of(given.test, given))]
+    data = labelled(batches if given.test is None else batches_of(given.test, given))
     found = sweep(
         model, recipes, batches=batches, data=data, T=given.T, networks=networks, progress=given.progress
     )  # fmt: skip
     if given.plot:
         written(given.plot, found.plot)
     return Answer(str(found), as_table(found))
-
-
-def _labelled(batch: Any) -> tuple[Any, Any]:
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise UsageError("accuracy is measured on batches (x, labels); these data have no labels (--data, --test)")
-    return batch[0], batch[1]
 
 
 SWEEP = Command(

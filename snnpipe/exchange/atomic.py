@@ -50,7 +50,9 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
         if replaced:
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == temporary:
+            error.filename = path  # nobody knows the other
         with suppress(OSError):
             os.unlink(temporary)
         raise

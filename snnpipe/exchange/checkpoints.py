@@ -75,7 +75,7 @@ def _read(place: str, state: ConversionState, about: FrozenMap[str, str]) -> Kep
     try:
         content, sealed = read_sealed(place)
     except SnnpipeError as error:
-        raise CalibrationError(f"calibrate: {error}; delete it to begin anew") from error
+        raise CalibrationError(f"calibrate: {error}; give another path, or delete it to begin anew") from error
     if not sealed or not isinstance(content, Mapping) or str(content.get("format")) != _FORMAT:
         raise CalibrationError(f"calibrate: {place} holds no checkpoint; give another path")
     if not _is_ours(content):

@@ -59,6 +59,20 @@ def check_axes(root: nn.Module, given: Example, axes: Axes) -> None:
                 raise TraceError(f"{place} has size {leaf.shape[axis]}; an example has at least 2 on a free axis")
 
 
+def check_others(root: nn.Module, given: Example, axes: Axes, others: tuple[Example, ...]) -> None:
+    """Raise a TraceError where other examples have other sizes of what should not be free."""
+    named = _named(root, given)
+    for other in others:
+        found = _named(root, other)
+        for name, here, there in ((n, *pair) for n in named for pair in zip(*map(tensors, (named[n], found.get(n))))):  # noqa: B905
+            for axis in {*range(1, min(here.ndim, there.ndim))} - {*_of(here, name, axes)}:
+                if here.shape[axis] != there.shape[axis]:
+                    raise TraceError(
+                        f"trace: check: axis {axis} of {name} has size {there.shape[axis]} here and {here.shape[axis]} "
+                        f"in the example; if it is free, say so: dynamic_axes={{{name!r}: ({axis},), ...}}"
+                    )
+
+
 def check_free(lowered: Lowered, axes: Axes) -> None:
     """Raise a TraceError where what the model computes needs the example's size of an axis that should be free."""
     for name, traced in _traced(lowered):

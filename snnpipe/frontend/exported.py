@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from snnpipe.containers import tensors
 from snnpipe.emit import cloned
 from snnpipe.errors import TraceError
-from snnpipe.frontend.axes import Axes, check_axes, check_free, least_sizes, limited, marked
+from snnpipe.frontend.axes import Axes, check_axes, check_free, check_others, least_sizes, limited, marked
 from snnpipe.frontend.calls import COPY, FUNCTIONAL
 from snnpipe.frontend.chance import undisturbed
 from snnpipe.frontend.composites import followed
@@ -35,7 +35,7 @@ from snnpipe.frontend.places import untraceable
 from snnpipe.frontend.program import as_called, batch_sizes, kept_keys, refuse_transforms, shapes_of, writes
 from snnpipe.frontend.pytrees import Known, pytrees, telling
 from snnpipe.frontend.quiet import silenced
-from snnpipe.frontend.selfcheck import Example, check_example, differs
+from snnpipe.frontend.selfcheck import Example, check_example, check_taken, differs
 from snnpipe.frontend.shadow import shadow
 from snnpipe.frontend.symbolic import ONE_AT_A_TIME
 from snnpipe.frozen import EMPTY, is_namedtuple
@@ -70,7 +70,9 @@ def exported(
     with ONE_AT_A_TIME, pytrees() as known:
         known((given.args, dict(given.kwargs)))
         check_axes(root, given, axes)
-        return _first_right(root, given, leaves, known, axes, tuple(as_arguments(x, constants) for x in others))
+        further = tuple(as_arguments(x, constants) for x in others)
+        check_others(root, given, axes, further)
+        return _first_right(root, given, leaves, known, axes, further)
 
 
 def _first_right(
@@ -113,6 +115,8 @@ def _first_right(
         least = least_sizes(lowered, root, partial(runnable, root), given, axes, others)
         low = _least(lowered, root, given, program)
         return limited(lowered, low, least), shapes_of(program, low)
+    if not lacking:
+        check_taken(partial(runnable, root), given)
     raise TraceError(untraceable(failure, root, example=True)) from failure
 
 

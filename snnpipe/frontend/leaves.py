@@ -49,7 +49,7 @@ class _Hole:
 CALLS: dict[str, Call] = {}
 
 
-@torch.library.custom_op("snnpipe::leaf", mutates_args=())
+@torch.library.custom_op("snnpipe::leaf", mutates_args=(), schema="(Tensor[] tensors, str key) -> Tensor[]")
 def leaf(tensors: Sequence[Tensor], key: str) -> list[Tensor]:
     """A call of a kept module; it has a meaning in an exported program only."""
     raise NotImplementedError(key)

@@ -79,6 +79,7 @@ def untraceable(error: BaseException, root: nn.Module, failed: str = "", *, exam
         f"{why}"
         f"   - {leaf};\n"
         "     it is then converted as a whole, on decoded values, and stays a graded (float) unit;\n"
+        f"{_parts(root)}"
         "   - fix an argument that only selects a branch: trace(constants={'flag': True});\n"
         "   - write the branch with torch.where, and the loop over a known length"
         + "\n   - leave out its cache of keys and values: trace(constants={'use_cache': False})"
@@ -103,6 +104,16 @@ def _cause(error: BaseException) -> str:
     if said.startswith("descriptor ") and "'Symbol'" in said:
         return f"an unbound method of torch.Tensor takes no symbol; write x.add(1), not torch.Tensor.add(x, 1) ({said})"
     return said
+
+
+def _parts(root: nn.Module) -> str:
+    """The largest block right below: it may be followed alone."""
+    blocks = [(name, module) for name, module in root.named_children() if [*module.children()]]
+    sizes = {name: sum(p.numel() for p in module.parameters()) for name, module in blocks}
+    if not sizes:
+        return ""
+    largest = max(sizes, key=sizes.__getitem__)
+    return f"   - convert one of its modules and leave the rest as it is: trace(part={largest!r});\n"
 
 
 def _has_cache(root: nn.Module) -> bool:

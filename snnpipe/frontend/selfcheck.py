@@ -78,6 +78,12 @@ def differs(lowered: Lowered, model: Callable[[], nn.Module], example: Example) 
     return f"the graph does not compute what the model computes{_at(where)}: {found}"
 
 
+def check_taken(model: Callable[[], nn.Module], example: Example) -> None:
+    """Raise a TraceError where the model itself cannot be run on the example."""
+    with torch.no_grad(), torch.random.fork_rng():
+        _Outputs(model()).run(example)
+
+
 def check_example(lowered: Lowered, model: Callable[[], nn.Module], example: Example) -> None:
     """Raise a TraceError where the graph does not compute what the model computes."""
     found = differs(lowered, model, example)

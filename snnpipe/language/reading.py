@@ -12,10 +12,11 @@ import torch
 from snnpipe.checks import takes
 from snnpipe.errors import InputError
 from snnpipe.language.prompts import IDS, WRITER, Writer, prompt
-from snnpipe.options import RUN, instance, optional
+from snnpipe.options import RUN, optional
 from snnpipe.recipe import Converted
 from snnpipe.runtime.inputs import DELAY
 from snnpipe.runtime.network import SpikingNetwork
+from snnpipe.stages.batches import BATCHES
 from snnpipe.stages.to_snn import to_module
 from snnpipe.waves import SCHEDULE, STEP, Wave
 
@@ -70,8 +71,14 @@ class Perplexity:
         return f"perplexity {self.value:.4g} of {self.tokens} tokens"
 
 
+_TEXTS = attrs.evolve(
+    BATCHES, wanted="must be an iterable of token ids (B, L)", write="write {where}(network, [input_ids], ...)",
+    error=InputError,
+)  # fmt: skip
+
+
 @takes(
-    InputError, network=WRITER, texts=instance(Iterable, "must be an iterable of token ids (B, L)"), T=optional(RUN),
+    InputError, network=WRITER, texts=_TEXTS, T=optional(RUN),
     schedule=SCHEDULE, delay=DELAY,
 )  # fmt: skip
 def perplexity(
@@ -108,7 +115,7 @@ def perplexity(
         loss -= float(said[counts].sum())
         tokens += int(counts.sum())
     if not tokens:
-        raise InputError("perplexity: there is no text of two tokens, so none was foreseen")
+        raise InputError("perplexity: there is no text of two tokens, so none was foreseen; give longer ones")
     return Perplexity(loss, tokens)
 
 

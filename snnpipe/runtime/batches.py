@@ -22,7 +22,17 @@ from snnpipe.frontend.part import Whole
 from snnpipe.frozen import is_namedtuple, leaves
 from snnpipe.graph import Graph, Node
 from snnpipe.kernels.temporal import zip_leaves
-from snnpipe.runtime.inputs import TORCH_SAYS, bind, check_shapes, empty, misfit, part_of, sequences
+from snnpipe.runtime.inputs import (
+    OF_TEXTS,
+    TORCH_SAYS,
+    bind,
+    check_shapes,
+    empty,
+    misfit,
+    part_of,
+    reads_texts,
+    sequences,
+)
 from snnpipe.runtime.stands_in import StandsIn, standing_in
 
 #: Keys under which a dictionary batch keeps its input, in order of preference.
@@ -238,9 +248,10 @@ def _of_dictionary(batch: Mapping[Any, Any], graph: Graph, called: str, number: 
     if len(nodes) == 1 and type(batch) is not dict and opened(batch) is not None:
         return (_tensors(batch, called, number),)
     wanted = sorted(_keys(nodes, graph)) if len(nodes) == 1 and _keys(nodes, graph) else names
+    advice = f"say how to call it: {called}(loader, forward=lambda model, batch: model(batch['...']))"
     raise CalibrationError(
         f"{called}: batch {number} is a dictionary with keys {list(batch)}, the model takes {wanted}; "
-        f"say how to call it: {called}(loader, forward=lambda model, batch: model(batch['...']))"
+        f"{OF_TEXTS if reads_texts(names) else advice}"
     )
 
 

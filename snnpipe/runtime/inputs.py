@@ -36,7 +36,9 @@ def bind(graph: Graph, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dic
     if len(inputs) > len(names) or missing or unknown or twice:
         raise InputError(
             f"this network takes {len(names)} input{'s' * (len(names) > 1)}, {', '.join(names)}; "
-            f"got {len(inputs)} by position" + (f" and {', '.join(named)} by name" if named else "")
+            f"got {len(inputs)} by position"
+            + (f" and {', '.join(named)} by name" if named else "")
+            + f"; {OF_TEXTS}" * reads_texts(names)
         )
     if not tensors(given):
         kinds = ", ".join(type(value).__name__ for value in given.values())
@@ -220,6 +222,9 @@ def misfit(error: Exception, given: Mapping[Any, Any], root: nn.Module) -> str:
     held = tensors(dict(given))
     if isinstance(error, KeyError):
         return f"the model reads the key {said}, which is not there"
+    if said.startswith("index out of range in self"):
+        most = [f"{name} up to {int(x.max())}" for name, x in given.items() if _looks_up(x)]
+        return f"an index is beyond the table it is looked up in, a vocabulary or a list of places: {', '.join(most)}"
     if _OF_DTYPES.search(said):
         dtypes = {tensor.dtype for tensor in root.state_dict().values() if tensor.is_floating_point()}
         got = ", ".join(_short(tensor.dtype) for tensor in held)
@@ -230,6 +235,10 @@ def misfit(error: Exception, given: Mapping[Any, Any], root: nn.Module) -> str:
         f"inputs of shapes {_listed(tuple(tuple(tensor.shape) for tensor in held))}: {said}. Give them as the ANN "
         "takes them, (B, ...); event sequences with a time axis in front, (T, B, ...)"
     )
+
+
+def _looks_up(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 0 and _kind(value.dtype) == "whole numbers"
 
 
 def _short(dtype: torch.dtype) -> str:
@@ -258,6 +267,15 @@ def steps(given: Mapping[str, Any], moving: frozenset[str], graph: Graph) -> int
             "for one input presented for T steps write snn(x, T=...)"
         )
     return lengths.pop()
+
+
+#: What makes the inputs of a language model that was traced with its cache.
+OF_TEXTS = "write prompt(network, input_ids, attention_mask), which makes all of them of a text"
+
+
+def reads_texts(names: Collection[str]) -> bool:
+    """Whether inputs are those of a language model with its cache."""
+    return {"input_ids", "past"} <= {*names}
 
 
 #: How many first steps a readout leaves out.

@@ -9,7 +9,7 @@ import attrs
 import torch
 from torch import nn
 
-from snnpipe.checks import Check
+from snnpipe.checks import Check, RefusalError
 from snnpipe.errors import CalibrationError
 from snnpipe.options import WHOLE, instance, optional
 from snnpipe.state import ConversionState
@@ -37,7 +37,22 @@ _DEVICE = instance(torch.device, 'must be a device, such as "cpu" or "cuda"')
 
 
 def _device(value: Any) -> torch.device:
-    return torch.device(value) if isinstance(value, str) else _DEVICE.accept(value)
+    return usable(value if isinstance(value, str) else _DEVICE.accept(value))
+
+
+def usable(named: str | torch.device) -> torch.device:
+    """The device, if it is there and holds numbers; the refusal says what is there."""
+    try:
+        device = torch.device(named)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        there = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+        there += ["mps"] * torch.backends.mps.is_available()
+        said = str(error).partition("\n")[0]
+        raise RefusalError(f"{named} cannot be used ({said}); there is {', '.join(there)}") from error
+    return device
 
 
 #: For arguments that are devices, or their names.
