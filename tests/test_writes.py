@@ -5,9 +5,10 @@ import operator
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from snnpipe import RATE, UnsupportedError, pipe, td_rewrite, to_module, to_snn, trace
+from tests.helpers import assert_close, vectors
 
 EVENTS = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 STREAM = EVENTS.cumsum(0)  # what is decoded under TD, step by step
@@ -380,3 +381,63 @@ def test_a_buffer_that_is_overwritten_whole_is_not_remembered(front):
     assert torch.equal(places, x.sort(1).indices)
     with pytest.raises(UnsupportedError, match="own memory"):
         pipe(IntoBuffers(True), fronts()[front])
+
+
+def _add_into(x, y):
+    x += y
+    return x
+
+
+@fx.wrap
+def kept_adding(x, y, scale=1):
+    """Writes through a view of x, in a function of its own; and to memory of its own, which nobody sees."""
+    mine = y.new_zeros(y.shape)
+    mine[:, 0] = 1
+    mine *= 2
+    scale += 1
+    view = x[:, 1:].view(-1, x.shape[1] - 1)
+    _add_into(view, y[:, 1:])
+    return mine
+
+
+@fx.wrap
+def kept_pure(x, y):
+    """Writes to memory of its own alone."""
+    out = torch.zeros_like(x)
+    for k in range(2):
+        out[:, k] = x[:, k] * (k + 1)
+    out.add_(y)
+    z = x + y
+    z -= 1
+    return out + z
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_function_that_is_kept_whole_and_writes_to_its_argument_is_refused(used):
+    """Left out of the graph where nobody uses what it returns, or writing to what a network remembers: wrong."""
+
+    class Net(nn.Module):
+        def forward(self, x):
+            y = F.relu(x * 2)
+            made = kept_adding(y, x)
+            return y + made if used else y
+
+    model, x = Net().eval(), vectors(3, 4)
+    with pytest.raises(UnsupportedError, match="`kept_adding` is kept as one call and writes to its argument x") as e:
+        trace(model)
+    assert "trace(example=x)" in str(e.value)
+    state = trace(model, example=x)
+    assert_close(to_module(state)(x), model(x))
+    assert_close(pipe(state, td_rewrite, to_snn)(x, T=3), model(x))
+
+
+def test_a_function_that_is_kept_whole_may_write_to_memory_of_its_own():
+    class Net(nn.Module):
+        def forward(self, x):
+            return kept_pure(F.relu(x * 2), x)
+
+    model, x = Net().eval(), vectors(3, 4)
+    td = pipe(trace(model), td_rewrite, to_snn)
+    assert_close(td(x, T=3), model(x))
+    parts = torch.stack([vectors(3, 4) for _ in range(4)])
+    assert_close(td.sequence(parts).sum(0), model(parts.sum(0)))

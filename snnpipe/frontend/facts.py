@@ -17,6 +17,8 @@ from torch import Tensor, fx
 from torch._C import DispatchKey
 from torch._ops import OpOverload
 
+from snnpipe.frontend.foreign import written_arguments
+
 #: In-place operators of Python and the operator that gives their result.
 INPLACE_OPERATORS = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
@@ -56,6 +58,9 @@ REFUSED: dict[frozenset[str], tuple[str, str]] = {
     }): ("gives a tensor that has no strides, and so no events", "keep it dense: x.to_dense()"),
 }  # fmt: skip
 
+#: What to write where a function that is kept as one call writes to its arguments.
+FOLLOWED = "give an example, trace(example=x), which follows it; or let it write to a copy, x = x.clone()"
+
 #: Functions written in Python that draw random numbers; torch's operators carry a tag.
 _RANDOM = frozenset({
     "dropout1d", "dropout2d", "dropout3d", "fractional_max_pool2d", "fractional_max_pool2d_with_indices",
@@ -91,6 +96,12 @@ def is_torchs(target: Any) -> bool:
     """Whether a function is torch's or Python's own; a method of a tensor, given by its name, is."""
     module = getattr(target, "__module__", None) or "torch"
     return isinstance(target, str | OpOverload) or module in ("torch", "_operator") or module.startswith("torch.")
+
+
+def is_foreign(target: Any) -> bool:
+    """Whether a function is neither torch's, nor Python's, nor this package's."""
+    home = (getattr(target, "__module__", None) or "torch").partition(".")[0]
+    return not (is_torchs(target) or home in ("builtins", "math", __name__.partition(".")[0]))
 
 
 @lru_cache(maxsize=4096)
@@ -249,6 +260,11 @@ def refusals(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> I
             else "draw the noise outside the model and pass it as an input"
         )
         yield f"`{name}` is random, so the network computes no function of its input", fix
+    for argument, value in written_arguments(target, args, kwargs) if is_foreign(target) else ():
+        held: list[fx.Node] = []
+        fx.node.map_arg(value, held.append)
+        if held:
+            yield f"`{name}` is kept as one call and writes to its argument {argument}", FOLLOWED
     for names, (reason, fix) in REFUSED.items() if is_torchs(target) else ():
         if name in names:
             yield f"`{name}` {reason}", fix

@@ -189,7 +189,8 @@ class _Lowering:
         for reason, fix in facts.refusals(node.target, args, kwargs) if op == "call" else ():
             self._problem(node, reason, fix)
         value = self.emit(op, **operands)
-        self.problems[found:] = [attrs.evolve(problem, node=value.name) for problem in self.problems[found:]]
+        said, self.problems[found:] = self.problems[found:], []  # a write counts though nobody uses what is returned
+        self.problems += [attrs.evolve(p, node="output" if p.fix == facts.FOLLOWED else value.name) for p in said]
         return op, operands, value
 
     def _write(
