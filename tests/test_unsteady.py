@@ -67,6 +67,14 @@ def test_a_transform_of_a_function_is_refused_by_name(name, front):
         pipe(Formula(TRANSFORMS[name]), front)
 
 
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_program_with_a_transform_is_refused_by_name(name):
+    with torch.no_grad():
+        program = torch.export.export(Formula(TRANSFORMS[name]), (X[1],), strict=False)
+    with pytest.raises(TraceError, match=r"transform of torch\.func"):
+        trace(program)
+
+
 class Around(nn.Module):
     def __init__(self, inner):
         super().__init__()
