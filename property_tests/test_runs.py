@@ -46,7 +46,7 @@ class Net(nn.Module):
         h = torch.relu(self.a(x))
         h = torch.relu(self.b(h)) + h * torch.sigmoid(h.mean((2, 3), keepdim=True))
         h = torch.relu(h)
-        return self.head(nn.functional.avg_pool2d(h, h.size(3)).flatten(1)), h
+        return self.head(nn.functional.adaptive_avg_pool2d(h, 1).flatten(1)), h
 
 
 def network(neuron, code, seed):

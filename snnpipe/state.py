@@ -21,6 +21,7 @@ from snnpipe.frontend.lowering import lower
 from snnpipe.frontend.memory import same_values
 from snnpipe.frontend.met import tensors_of
 from snnpipe.frontend.part import Whole
+from snnpipe.frontend.quiet import silenced
 from snnpipe.frozen import EMPTY, FrozenMap, as_map
 from snnpipe.generated import packaged
 from snnpipe.graph import Graph, Param
@@ -186,7 +187,8 @@ class ConversionState:
         edited = private if result is None else result
         if not isinstance(edited, fx.GraphModule):
             raise StageError(f"edit: fn must return a torch.fx.GraphModule or None, got {type(edited).__name__}")
-        edited.graph.lint()
+        with silenced():  # torch 2.6 wonders at attributes that are no tensors
+            edited.graph.lint()
         lowered = lower(edited.graph, edited)
         if lowered.problems:
             raise StageError(listing("edit: the edited graph cannot be frozen", lowered.problems))

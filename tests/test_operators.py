@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
-from snnpipe import RATE, TD, UnsupportedError, pipe, td_rewrite, to_module, to_snn, trace
+from snnpipe import RATE, TD, TraceError, UnsupportedError, pipe, td_rewrite, to_module, to_snn, trace
 from tests.helpers import assert_close, assert_converges, settled, spiking
 
 pytestmark = [
@@ -113,11 +113,18 @@ FUNCTIONS = {
     "lp_pool": lambda x: F.lp_pool1d(x + 1, 2, 2),
     "unfold": lambda x: x.unfold(-1, 3, 1),
     "unfold of four axes": lambda x: x[:, None].unfold(1, 1, 1),
-    "conv with computed weight": lambda x: F.linear(x, torch.ones(3, 6, dtype=x.dtype) / 6, x.new_ones(3)),
+    "conv with computed weight": lambda x: F.linear(x, x.new_ones(3, 6) / 6, x.new_ones(3)),
     "a branch on a constant": lambda x: x if x.__class__ is None else x * 1.5,
     "nested output": lambda x: {"a": [x, (x.sum(-1), x.amax(-1))], "b": x + 1},
     "no_grad": lambda x: _without_grad(x),
 }  # fmt: skip
+
+
+#: What torch's functions are given besides tensors.
+SIZES_AND_TYPES = {
+    "size": lambda x: F.avg_pool1d(x, x.shape[-1]),
+    "type": lambda x: x * torch.ones(4, 6, dtype=x.dtype),
+}
 
 
 def _in_place(x):
@@ -208,6 +215,20 @@ def test_it_is_right_behind_a_neuron(name):
     snn = spiking(model, x)
     assert len(snn.neurons()) >= 1
     assert_converges(snn, (x,), model(x))
+
+
+@pytest.mark.parametrize("name", SIZES_AND_TYPES)
+def test_a_symbol_may_be_a_size_or_a_type(name):
+    """Where torch takes it: before some later version than 2.6 an example is needed, as the refusal says."""
+    model, x = Applied(SIZES_AND_TYPES[name]), inputs()
+    try:
+        fx.symbolic_trace(model)
+    except TypeError:
+        with pytest.raises(TraceError, match=r"give an example: trace\(example=x\)"):
+            trace(model)
+    else:
+        assert_close(to_module(trace(model))(x), model(x))
+    assert_close(to_module(trace(model, example=x))(x), model(x))
 
 
 @pytest.mark.parametrize("name", ["rand_like", "bernoulli", "normal_", "multinomial"])

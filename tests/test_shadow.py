@@ -141,6 +141,10 @@ class UsesAClassAttribute(Net):
 def test_a_module_that_is_met_is_copied(build, by_example):
     model, x, want = ready(build)
     UsesAClassAttribute.seen.clear()
+    if by_example and build is UsesAClassAttribute and torch.__version__.startswith("2.6."):
+        with pytest.raises(TraceError, match="exports no model that changes the length of a list"):
+            traced(model, x, by_example)
+        return
     GLOBAL.train()
     state = traced(model, x, by_example)
     assert all(module.training for module in (*GLOBAL.modules(), vars(build).get("act", GLOBAL)))

@@ -38,7 +38,17 @@ from snnpipe import (
 )  # fmt: skip
 from snnpipe.rules.sites import Match
 from snnpipe.rules.wholes import wholes
-from tests.helpers import assert_converges, assert_same, bound, images, mlp, relative_error, settled, vectors
+from tests.helpers import (
+    assert_converges,
+    assert_same,
+    bound,
+    images,
+    mlp,
+    needs_symbols,
+    relative_error,
+    settled,
+    vectors,
+)
 from tests.test_importers import FRONT_ENDS, traced
 
 MEASURED = instrument(statistic=maximum())
@@ -134,6 +144,7 @@ def test_no_neuron_stands_for_whole_numbers(name, by_example):
 
 @FRONT_ENDS
 def test_clamped_positions(by_example):
+    needs_symbols(by_example)
     torch.manual_seed(0)
     model, x = Positions().eval(), torch.randn(4, 6, 8)
     without = pipe(traced(model, x, by_example), replace(threshold=fixed(1.0)), to_snn)

@@ -154,6 +154,7 @@ def _held(program: ExportedProgram, own: Mapping[str, Tensor], others: Mapping[s
 
 def lower_program(program: ExportedProgram, *, unsafe_share: bool = False) -> Lowered:
     """Lower an exported program, around copies of its tensors unless ``unsafe_share``; it is unchanged."""
+    refuse_transforms(program)
     held = held_by(program)
     return _lowered(program, held if unsafe_share else cloned(held), nn.Module())
 

@@ -101,6 +101,14 @@ def _cause(error: BaseException) -> str:
         return f"{TRANSFORM}, or a tensor is made where torch.export does not see it ({said})"
     if type(error).__name__ == "DataDependentOutputException":
         return f"{said} gives a Python value that depends on the input"
+    if type(error).__name__ == "DynamicOutputShapeException":
+        return f"{said} gives a tensor whose shape depends on the input's values"
+    if said.startswith("Node arity mismatch"):
+        what = "exports no model that changes the length of a list or dict it keeps; trace without an example"
+        return f"this torch ({torch.__version__}) {what} ({said})"
+    if said.startswith("Encountered an unsupported object of type"):
+        what = "exports no weight of a class of its own; trace without an example, or use a later one"
+        return f"this torch ({torch.__version__}) {what} ({said})"
     if said.startswith("descriptor ") and "'Symbol'" in said:
         return f"an unbound method of torch.Tensor takes no symbol; write x.add(1), not torch.Tensor.add(x, 1) ({said})"
     return said

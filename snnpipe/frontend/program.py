@@ -12,6 +12,7 @@ import attrs
 import torch
 from torch import Tensor, fx
 from torch._ops import HigherOrderOperator, OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind, TensorArgument
 from torch.fx.node import map_arg
@@ -40,13 +41,24 @@ def kept_keys(program: ExportedProgram) -> set[str]:
 def refuse_transforms(program: ExportedProgram) -> None:
     """Raise a TraceError where a program holds what is left of a transform of ``torch.func``: no sense alone."""
     graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)]
-    for node in (node for graph in graphs for node in graph.nodes):
-        if (getattr(node.target, "__module__", "") or "").startswith(("torch._functorch", "torch._C._functorch")):
-            _, where, _ = _origin(node)
-            raise TraceError(
-                f"trace: {TRANSFORM}" + f", at {where}" * bool(where) + ".\n  Write what it computes as an expression, "
-                "or keep the module that does it as one call: trace(leaves=(ThatModule,))"
-            )
+    nodes = (node for graph in graphs for node in graph.nodes)
+    left = next((node for node in nodes if _transforms(node)), None)
+    if left is not None or any(map(_is_inside, program.constants.values())):
+        where = _origin(left)[1] if left is not None else ""
+        raise TraceError(
+            f"trace: {TRANSFORM}" + f", at {where}" * bool(where) + ".\n  Write what it computes as an expression, "
+            "or keep the module that does it as one call: trace(leaves=(ThatModule,))"
+        )
+
+
+def _transforms(node: fx.Node) -> bool:
+    return (getattr(node.target, "__module__", "") or "").startswith(("torch._functorch", "torch._C._functorch"))
+
+
+def _is_inside(constant: Any) -> bool:
+    """Whether a constant is a value from inside a transform: all that the programs of torch 2.6 keep of one."""
+    inside = torch._C._functorch.is_functorch_wrapped_tensor
+    return isinstance(constant, FakeTensor) or (isinstance(constant, Tensor) and inside(constant))
 
 
 # what the program is for
