@@ -142,7 +142,10 @@ def check_shapes(given: Mapping[str, Any], graph: Graph) -> None:
     for node in graph.inputs:
         if "shape" in node.operands:
             for reason in _misfits(node["shape"], freeze(packed(given[node["name"]])), node["name"]):
-                raise InputError(f"{reason}; trace it again with an example like this: trace(example=x)")
+                raise InputError(
+                    f"{reason}; trace it again with an example like this: trace(example=x). If a correction is per "
+                    "neuron, it is for one size: correct on inputs of this one, or per channel"
+                )
 
 
 def _misfits(wanted: Any, value: Any, name: str) -> Iterator[str]:
